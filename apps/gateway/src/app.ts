@@ -1,0 +1,148 @@
+import type { Route, RouteName, Routes } from '@sluice/contract';
+import type { Log } from '@sluice/shared';
+import express, { type Express, type Request, type Response } from 'express';
+import type { z } from 'zod';
+import type { Caller, createAuthenticate } from './auth/authenticate.js';
+import { CallerGone } from './dispatch/dispatcher.js';
+import { Problem } from './errors/problem.js';
+import { problemOf, requestIdOf, respond } from './errors/respond.js';
+import type { Place, RateLimit } from './limits/rateLimit.js';
+import { mountDocsAssets } from './routes/docs.js';
+import type { createReadBody } from './validate/body.js';
+
+type BodyOf<R extends Route> = R['body'] extends z.ZodType ? z.infer<R['body']> : undefined;
+
+/** What a handler is given: what the request has brought through the doors before it. */
+interface Context<R extends Route> {
+  caller: R['access'] extends 'open' ? undefined : Caller;
+  place: R['limited'] extends true ? Place : undefined;
+  body: BodyOf<R>;
+  /** Aborts when the caller hangs up. */
+  signal: AbortSignal;
+  response: Response;
+}
+
+/** One function a route: resolves to the 200 answer, or throws a Problem. */
+export type Handlers = {
+  [Name in RouteName]: (context: Context<Routes[Name]>) => Promise<z.infer<Routes[Name]['answer']>>;
+};
+
+interface Doors {
+  routes: Routes;
+  handlers: Handlers;
+  authenticate: ReturnType<typeof createAuthenticate>;
+  rateLimit: RateLimit;
+  readBody: ReturnType<typeof createReadBody>;
+  draining: () => boolean;
+  /** Whether the reference is served. */
+  publicDocs: boolean;
+  log: Log;
+}
+
+/** The express app: the order in which a request meets things. */
+export function createApp(doors: Doors): Express {
+  const { routes, publicDocs, log } = doors;
+  const app = express();
+  app.disable('x-powered-by');
+  app.disable('etag');
+  app.use((request, response, next) => {
+    response.locals.requestId = requestIdOf(request);
+    response.set('X-Request-Id', response.locals.requestId);
+    if (doors.draining()) response.set('Connection', 'close');
+    logWhenDone(request, response, log);
+    next();
+  });
+
+  if (publicDocs) mountDocsAssets(app);
+  const methods = new Map<string, string[]>();
+  for (const name of Object.keys(routes) as RouteName[]) {
+    const route = routes[name];
+    if (!publicDocs && (name === 'docs' || name === 'openapi')) continue;
+    const handler = doors.handlers[name] as (context: Context<Route>) => Promise<unknown>;
+    app[route.method](route.path, (request, response) => serve(route, handler, doors, request, response));
+    methods.set(route.path, [
+      ...(methods.get(route.path) ?? []),
+      route.method === 'get' ? 'GET, HEAD' : 'POST',
+    ]);
+  }
+  for (const [path, allowed] of methods) {
+    const allow = [...allowed, 'OPTIONS'].join(', ');
+    app.all(path, (request, response) => {
+      if (request.method !== 'OPTIONS')
+        throw new Problem('method_not_allowed', { headers: { Allow: allow } });
+      response.status(204).set('Allow', allow).end();
+    });
+  }
+  app.use(() => {
+    throw new Problem('not_found');
+  });
+  // express knows an error handler by its four parameters.
+  app.use((error: unknown, _request: Request, response: Response, _next: unknown) => {
+    refuse(problemOf(error), response, log);
+  });
+  return app;
+}
+
+/** One request on its way: key → rate limit → body → handler. */
+async function serve(
+  route: Route,
+  handler: (context: Context<Route>) => Promise<unknown>,
+  { authenticate, rateLimit, readBody, draining, log }: Doors,
+  request: Request,
+  response: Response,
+): Promise<void> {
+  const hungUp = new AbortController();
+  response.on('close', () => {
+    if (!response.writableFinished) hungUp.abort();
+  });
+  let place: Place | undefined;
+  try {
+    const caller = route.access === 'open' ? undefined : await authenticate(request, route.access);
+    response.locals.keyId = caller?.record.id;
+    if (route.limited && draining()) throw new Problem('shutting_down');
+    place = route.limited && caller ? await rateLimit.take(caller.record) : undefined;
+    if (place) response.set(place.headers);
+    const body = route.body ? await readBody(request, response, route.body) : undefined;
+    const answer = await handler({ caller, place, body, signal: hungUp.signal, response } as Context<Route>);
+    response.type(route.mediaType).send(typeof answer === 'string' ? answer : JSON.stringify(answer));
+  } catch (error) {
+    if (error instanceof CallerGone) return;
+    const problem = problemOf(error);
+    if (problem.status === 503 && place) {
+      place.refund();
+      // It told what was left with this request counted, and this request does not count.
+      response.removeHeader('RateLimit');
+    }
+    refuse(problem, response, log);
+  }
+}
+
+function refuse(problem: Problem, response: Response, log: Log): void {
+  const { requestId } = response.locals;
+  if (problem.code === 'internal_error')
+    log.error({ err: problem.cause, request_id: requestId }, 'Unexpected error');
+  else if (problem.cause)
+    log.debug({ err: problem.cause, request_id: requestId, code: problem.code }, 'Refused');
+  response.locals.code = problem.code;
+  respond(response, problem, requestId);
+}
+
+/** One line a request: never its text, its key or its query. */
+function logWhenDone(request: Request, response: Response, log: Log): void {
+  const startedMs = performance.now();
+  response.on('close', () => {
+    const { requestId, keyId, code } = response.locals;
+    log.info(
+      {
+        request_id: requestId,
+        method: request.method,
+        path: request.path,
+        status: response.writableFinished ? response.statusCode : 499,
+        ms: Math.round(performance.now() - startedMs),
+        ...(keyId ? { key_id: keyId } : {}),
+        ...(code ? { code } : {}),
+      },
+      'request',
+    );
+  });
+}

@@ -1,0 +1,42 @@
+import { names } from '@sluice/shared';
+import type { Redis } from 'ioredis';
+import { RateLimiterRedis, RateLimiterRes } from 'rate-limiter-flexible';
+import { fromRedis, Problem } from '../errors/problem.js';
+
+/**
+ * Counts wrong keys by address. One Redis call a wrong key; none for an address that is over the limit already,
+ * which this process remembers.
+ */
+export class Guesses {
+  #limiter: RateLimiterRedis;
+
+  /** @param perMinute wrong keys an address may send in a minute before further ones get 429 */
+  constructor(redis: Redis, perMinute: number) {
+    this.#limiter = new RateLimiterRedis({
+      storeClient: redis,
+      keyPrefix: names.guesses,
+      points: perMinute,
+      duration: 60,
+      inMemoryBlockOnConsumed: perMinute + 1,
+    });
+  }
+
+  /**
+   * Notes a wrong key.
+   * @throws Problem `too_many_failures` once the address is over the limit
+   */
+  async note(address: string): Promise<void> {
+    const result = await fromRedis(
+      this.#limiter.consume(address).catch((refusal: unknown) => {
+        if (refusal instanceof RateLimiterRes) return refusal;
+        throw refusal;
+      }),
+    );
+    // The library has refused: consumed points are over the limit, or not told for an address in its memory.
+    if (result.consumedPoints > this.#limiter.points || result.consumedPoints === 0) {
+      throw new Problem('too_many_failures', {
+        headers: { 'Retry-After': String(Math.max(1, Math.ceil(result.msBeforeNext / 1000))) },
+      });
+    }
+  }
+}

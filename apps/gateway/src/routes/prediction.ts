@@ -1,0 +1,66 @@
+import type { Outcome } from '@sluice/shared';
+import type { Admission } from '../admission/admission.js';
+import type { Handlers } from '../app.js';
+import type { Dispatcher } from '../dispatch/dispatcher.js';
+import { Problem } from '../errors/problem.js';
+
+interface Services {
+  admission: Admission;
+  dispatcher: Dispatcher;
+  /** Id of the one configured model. */
+  model: string;
+  requestTimeoutSeconds: number;
+}
+
+interface Work {
+  body: { text: string; model?: string | undefined; timeout_seconds?: number | undefined };
+  signal: AbortSignal;
+}
+
+/** Handlers of the routes that run the model on one text. */
+export function predictionRoutes({
+  admission,
+  dispatcher,
+  model,
+  requestTimeoutSeconds,
+}: Services): Pick<Handlers, 'predict' | 'analyze' | 'analyzeComment'> {
+  async function analyze({ body, signal }: Work, topK: number) {
+    if (body.model !== undefined && body.model !== model) {
+      throw new Problem('validation_failed', {
+        errors: [{ pointer: '/model', detail: 'No such model is configured' }],
+      });
+    }
+    await admission.admit(model);
+    const timeoutMs = (body.timeout_seconds ?? requestTimeoutSeconds) * 1000;
+    return answerOf(await dispatcher.submit({ text: body.text, topK, timeoutMs, signal }));
+  }
+
+  return {
+    async predict(work) {
+      const { top, truncated } = await analyze(work, 1);
+      return {
+        text: work.body.text,
+        sentiment: top.label.toLowerCase(),
+        confidence: top.score,
+        status: 'success',
+        requests_remaining: work.place.remaining,
+        ...truncated,
+      };
+    },
+    async analyze(work) {
+      const { labels, truncated } = await analyze(work, work.body.top_k);
+      return { sentiment: labels, ...truncated };
+    },
+    async analyzeComment(work) {
+      const { top, truncated } = await analyze(work, 1);
+      return { sentiment: top.label, ...truncated };
+    },
+  };
+}
+
+function answerOf(outcome: Outcome) {
+  if (outcome.kind === 'timed_out') throw new Problem('analysis_timed_out');
+  const [top] = outcome.kind === 'answer' ? outcome.labels : [];
+  if (outcome.kind === 'failed' || top === undefined) throw new Problem('analysis_failed');
+  return { top, labels: outcome.labels, truncated: outcome.truncated ? ({ truncated: true } as const) : {} };
+}

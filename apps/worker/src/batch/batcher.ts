@@ -1,0 +1,46 @@
+/** What the batcher knows of a text that waits. */
+export interface Sized {
+  /** Length in tokens, estimated. */
+  tokens: number;
+}
+
+export interface MicroBatchLimits {
+  /** Most texts. */
+  texts: number;
+  /** Most tokens, padding included; a single text may have more. */
+  tokens: number;
+}
+
+/** Bytes of UTF-8 that make a token, about: 4.4 in English, 3 for a Chinese character. */
+const BYTES_PER_TOKEN = 4;
+/** Tokens that a tokenizer adds around a text. */
+const SPECIAL_TOKENS = 2;
+
+/** About how many tokens a text has, at most `maxTokens`, to which it is cut. */
+export function estimateTokens(text: string, maxTokens: number): number {
+  return Math.min(maxTokens, SPECIAL_TOKENS + Math.ceil(Buffer.byteLength(text) / BYTES_PER_TOKEN));
+}
+
+/**
+ * The next micro-batch of those that wait: always with the oldest, so that nobody is left behind; else as many as
+ * may go together, of the lengths that waste least on padding. Never waits for more.
+ * @param waiting oldest first
+ */
+export function nextMicroBatch<T extends Sized>(waiting: readonly T[], limits: MicroBatchLimits): T[] {
+  const [oldest] = waiting;
+  if (oldest === undefined) return [];
+  const sorted = [...waiting].sort((a, b) => a.tokens - b.tokens);
+  const at = sorted.indexOf(oldest);
+  let best = { items: [oldest], padding: 0 };
+  for (let start = Math.max(0, at - limits.texts + 1); start <= at; start++) {
+    for (let end = at; end < Math.min(sorted.length, start + limits.texts); end++) {
+      const items = sorted.slice(start, end + 1);
+      const padded = items.length * (sorted[end]?.tokens ?? 0);
+      if (padded > limits.tokens && items.length > 1) break;
+      const padding = padded - items.reduce((sum, { tokens }) => sum + tokens, 0);
+      const more = items.length - best.items.length;
+      if (more > 0 || (more === 0 && padding < best.padding)) best = { items, padding };
+    }
+  }
+  return best.items;
+}

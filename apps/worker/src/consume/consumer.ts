@@ -1,0 +1,74 @@
+import {
+  type Job as JobPayload,
+  jobSchema,
+  type Log,
+  type Outcome,
+  PREFIX,
+  type RedisClock,
+} from '@sluice/shared';
+import { type Job, UnrecoverableError, Worker } from 'bullmq';
+import type { Redis } from 'ioredis';
+import type { Parked } from '../batch/lot.js';
+
+/** A killed worker's jobs are taken by another 2.0 s later; a second run is harmless. */
+const LOCK_MS = 2_000;
+const STALL_CHECK_MS = 1_000;
+/** Workers may die under the same job; its deadline ends it, not their number. */
+const MAX_STALLED = 10;
+const RETRY_MS = 1_000;
+
+interface ConsumerOptions {
+  redis: Redis;
+  queueName: string;
+  /** How many jobs this worker holds at once. */
+  prefetch: number;
+  clock: RedisClock;
+  estimateTokens: (text: string) => number;
+  park: (item: Parked) => void;
+  reply: (gatewayId: string, id: string, outcome: Outcome) => Promise<void>;
+  log: Log;
+}
+
+/** Takes jobs from a model's queue, parks their texts and replies with what became of them. */
+export class Consumer {
+  #worker: Worker<unknown, void>;
+  #options: ConsumerOptions;
+
+  constructor(options: ConsumerOptions) {
+    this.#options = options;
+    this.#worker = new Worker<unknown, void>(options.queueName, (job) => this.#process(job), {
+      connection: options.redis,
+      prefix: PREFIX,
+      concurrency: options.prefetch,
+      lockDuration: LOCK_MS,
+      stalledInterval: STALL_CHECK_MS,
+      maxStalledCount: MAX_STALLED,
+      runRetryDelay: RETRY_MS,
+    });
+    this.#worker.on('error', (err) => options.log.debug({ err }, 'Queue error'));
+    this.#worker.on('failed', (job, err) => options.log.warn({ err, id: job?.id }, 'A job failed'));
+  }
+
+  /** Takes no more jobs, and finishes those it has. */
+  close(): Promise<void> {
+    return this.#worker.close();
+  }
+
+  async #process(job: Job<unknown, void>): Promise<void> {
+    const parsed = jobSchema.safeParse(job.data);
+    // Whoever put it there will not do better on another try.
+    if (!parsed.success) throw new UnrecoverableError(`Not a job: ${parsed.error.issues[0]?.message}`);
+    const { gatewayId, id } = parsed.data;
+    const outcome = await this.#park(parsed.data);
+    if (outcome.kind !== 'expired') await this.#options.reply(gatewayId, id, outcome);
+  }
+
+  #park({ id, text, topK, deadlineMs }: JobPayload): Promise<Outcome | { kind: 'expired' }> {
+    const { clock, park, estimateTokens } = this.#options;
+    const expired = () => (clock.now() ?? Number.NEGATIVE_INFINITY) > deadlineMs;
+    return new Promise((settle) => {
+      if (expired()) settle({ kind: 'expired' });
+      else park({ id, text, topK, tokens: estimateTokens(text), expired, settle });
+    });
+  }
+}

@@ -1,0 +1,74 @@
+import { env, pipeline } from '@xenova/transformers';
+import { z } from 'zod';
+import { measureMove } from './invariance.js';
+import type { FromProcess, LoadMessage, ModelFacts, TextResult } from './protocol.js';
+
+/** A loaded model. */
+export interface Classifier {
+  facts: ModelFacts;
+  /** Runs texts, all at once; `topK` labels of each, best first. */
+  classify(texts: string[], topK: number): Promise<TextResult[]>;
+}
+
+/** Loads a model, as a model process needs it. */
+export type Load = (
+  message: LoadMessage,
+  tell: (message: Extract<FromProcess, { type: 'progress' }>) => void,
+) => Promise<Classifier>;
+
+const outputSchema = z.array(z.array(z.object({ label: z.string(), score: z.number() })));
+const progressSchema = z.object({
+  status: z.literal('progress'),
+  file: z.string(),
+  loaded: z.number(),
+  total: z.number(),
+});
+/** The most tokens assumed where a tokenizer names none. */
+const USUAL_MAX_TOKENS = 512;
+const ALL_LABELS = 1_000_000;
+
+/** Loads a text-classification model with transformers.js. */
+export const loadPipeline: Load = async (message, tell) => {
+  env.localModelPath = message.modelsDir;
+  env.allowLocalModels = message.bundled;
+  env.allowRemoteModels = !message.bundled;
+  env.remoteHost = message.hubUrl;
+  env.cacheDir = message.cacheDir;
+  const classifier = await pipeline('text-classification', message.model, {
+    dtype: message.dtype,
+    revision: message.revision,
+    session_options: message.sessionOptions,
+    progress_callback: (event: unknown) => {
+      const progress = progressSchema.safeParse(event);
+      if (!progress.success || message.bundled) return;
+      const { file, loaded, total } = progress.data;
+      tell({ type: 'progress', file, loadedBytes: loaded, totalBytes: total });
+    },
+  });
+  const { tokenizer } = classifier;
+  const maxTokens = Number.isSafeInteger(tokenizer.model_max_length)
+    ? tokenizer.model_max_length
+    : USUAL_MAX_TOKENS;
+
+  /** No tokenizer makes more tokens than a text has bytes, so only long texts are counted. */
+  const isTruncated = (text: string) =>
+    Buffer.byteLength(text) > maxTokens - 2 && tokenizer.encode(text).length > maxTokens;
+
+  async function classify(texts: string[], topK: number): Promise<TextResult[]> {
+    // Always more than one label, for the pipeline nests its output only then.
+    const output = outputSchema.parse(await classifier(texts, { top_k: Math.max(2, topK) }));
+    return output.map((labels, i) => ({
+      labels: labels.slice(0, topK),
+      truncated: isTruncated(texts[i] ?? ''),
+    }));
+  }
+
+  const { id2label } = z
+    .object({ id2label: z.record(z.string(), z.string()).default({}) })
+    .parse(classifier.model.config);
+  const facts: ModelFacts = { labels: Object.values(id2label), maxTokens };
+  // The first run also allocates what later runs use again.
+  await classify(['warm'], 1);
+  if (message.checkInvariance) facts.moved = await measureMove((texts) => classify(texts, ALL_LABELS));
+  return { facts, classify };
+};

@@ -1,0 +1,4 @@
+import { loadPipeline } from './pipeline.js';
+import { serve } from './serve.js';
+
+serve(loadPipeline);

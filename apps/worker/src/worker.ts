@@ -1,0 +1,187 @@
+import { randomUUID } from 'node:crypto';
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import {
+  type App,
+  announce,
+  BEAT_EVERY_MS,
+  connectRedis,
+  type Log,
+  queueName,
+  RedisClock,
+  rootFolder,
+  type Settings,
+  StartError,
+  whenReady,
+  withdraw,
+} from '@sluice/shared';
+import { startAdminServer } from './admin/server.js';
+import { estimateTokens } from './batch/batcher.js';
+import { Lot } from './batch/lot.js';
+import { Consumer } from './consume/consumer.js';
+import { MAX_MOVE } from './model/invariance.js';
+import { Pool } from './model/pool.js';
+import type { LoadMessage } from './model/protocol.js';
+import { readCpuFlags, sessionOptionsFor } from './model/sessionOptions.js';
+import { type DownloadProgress, ModelProcess } from './model/supervisor.js';
+import { sendReply } from './reply/reply.js';
+
+/** The entry of the model process that ships. */
+export const modelProcessEntry = fileURLToPath(new URL('model/process.js', import.meta.url));
+
+/**
+ * Starts a worker: loads the model, then takes jobs.
+ * @param entry of the model processes; tests and benchmarks plug in others
+ * @throws StartError when the model cannot be loaded
+ */
+export async function startWorker(
+  settings: Settings,
+  log: Log,
+  signal: AbortSignal,
+  entry: string = modelProcessEntry,
+): Promise<App> {
+  const workerId = randomUUID();
+  const load = loadMessage(settings);
+  const progress = progressLog(settings.MODEL, log);
+  let broken: string | undefined;
+  const pool = new Pool({
+    size: settings.MODEL_PROCESSES,
+    launch: (first) =>
+      new ModelProcess([process.execPath, entry], { ...load, checkInvariance: first }, progress),
+    log,
+    onBroken: (error) => {
+      broken = error.message;
+      log.fatal({ err: error }, 'Model processes do not load any more; the worker ends');
+      process.exit(1);
+    },
+  });
+  const startedMs = performance.now();
+  const abandon = () => void pool.close();
+  signal.addEventListener('abort', abandon, { once: true });
+  const facts = await pool.start().catch(async (error: Error) => {
+    await pool.close();
+    if (signal.aborted) throw signal.reason;
+    throw new StartError(`The model ${settings.MODEL} cannot be loaded: ${error.message}`);
+  });
+  const batching = facts.moved !== undefined && facts.moved <= MAX_MOVE;
+  log[batching ? 'info' : 'warn'](
+    { model: settings.MODEL, moved: facts.moved },
+    batching
+      ? 'Scores do not change with the company of a text: it is batched'
+      : 'Scores of this model change with the company of a text: it is not batched',
+  );
+
+  const redis = connectRedis(settings.REDIS_URL, 'worker', log);
+  await whenReady(redis, signal).catch((error: unknown) => {
+    redis.disconnect();
+    throw error;
+  });
+  signal.removeEventListener('abort', abandon);
+  const clock = new RedisClock(redis);
+  const texts = batching ? settings.MICRO_BATCH_TEXTS : 1;
+  const lot = new Lot(
+    pool,
+    { texts, tokens: settings.MICRO_BATCH_TOKENS },
+    settings.STALL_SECONDS * 1000,
+    log,
+  );
+  const consumer = new Consumer({
+    redis,
+    queueName: queueName(settings.MODEL, 'interactive'),
+    prefetch: settings.MODEL_PROCESSES * texts,
+    clock,
+    estimateTokens: (text) => estimateTokens(text, facts.maxTokens),
+    park: (item) => lot.park(item),
+    reply: (gatewayId, id, outcome) => sendReply(redis, gatewayId, id, outcome),
+    log,
+  });
+  let draining = false;
+  const admin = await startAdminServer(
+    { host: settings.WORKER_ADMIN_HOST, port: settings.WORKER_ADMIN_PORT, log },
+    () =>
+      draining
+        ? 'draining'
+        : clock.away
+          ? 'Redis does not answer'
+          : pool.ready === 0
+            ? (broken ?? 'no model process is loaded')
+            : undefined,
+  );
+
+  let beat: Promise<void> = Promise.resolve();
+  const announceNow = () => {
+    beat = announce(redis, { v: 1, workerId, model: settings.MODEL }).catch((err: unknown) => {
+      log.debug({ err }, 'The heartbeat was not heard');
+    });
+    return beat;
+  };
+  await announceNow();
+  let beating = false;
+  const beats = setInterval(() => {
+    if (beating || redis.status !== 'ready') return;
+    beating = true;
+    void announceNow().finally(() => {
+      beating = false;
+    });
+  }, BEAT_EVERY_MS);
+  log.info(
+    {
+      model: settings.MODEL,
+      processes: settings.MODEL_PROCESSES,
+      admin_port: admin.port,
+      ms: Math.round(performance.now() - startedMs),
+    },
+    'The worker is ready',
+  );
+
+  let closing: Promise<void> | undefined;
+  return {
+    facts: { workerId, adminPort: admin.port },
+    close: () => {
+      closing ??= (async () => {
+        draining = true;
+        clearInterval(beats);
+        await beat;
+        await withdraw(redis, workerId);
+        await consumer.close();
+        await pool.close();
+        await admin.close();
+        clock.close();
+        redis.disconnect();
+      })();
+      return closing;
+    },
+  };
+}
+
+/** What a model process is told to load. A folder of `models/` wins over an id on the Hub. */
+export function loadMessage(settings: Settings): LoadMessage {
+  const modelsDir = join(rootFolder, 'models');
+  return {
+    type: 'load',
+    model: settings.MODEL,
+    modelsDir,
+    bundled: existsSync(join(modelsDir, settings.MODEL, 'config.json')),
+    cacheDir: join(settings.DATA_DIR, 'models'),
+    hubUrl: settings.HF_ENDPOINT,
+    revision: settings.MODEL_REVISION,
+    dtype: settings.MODEL_DTYPE,
+    sessionOptions: sessionOptionsFor(process.arch, readCpuFlags()),
+    checkInvariance: true,
+  };
+}
+
+/** Logs a download: a line for each file and tenth of it, at most one a second. */
+function progressLog(model: string, log: Log): (progress: DownloadProgress) => void {
+  const tenths = new Map<string, number>();
+  return ({ file, loadedBytes, totalBytes }) => {
+    const tenth = totalBytes > 0 ? Math.floor((10 * loadedBytes) / totalBytes) : 0;
+    if (tenth <= (tenths.get(file) ?? -1)) return;
+    tenths.set(file, tenth);
+    const megabytes = (bytes: number) => (bytes / 1e6).toFixed(1);
+    log.info(
+      `Downloading ${model}: ${file}, ${megabytes(loadedBytes)} of ${megabytes(totalBytes)} MB (${tenth * 10} %)`,
+    );
+  };
+}

@@ -1,0 +1,37 @@
+import { z } from 'zod';
+
+/** What a key may be used for; `batch` covers jobs. A new key has both. */
+export const scopeSchema = z.enum(['predict', 'batch']);
+export type Scope = z.infer<typeof scopeSchema>;
+
+export const itemsSchema = z.object({ api_key: z.string().meta({ description: "The caller's key" }) });
+
+export const accountSchema = z
+  .object({
+    key_id: z.string(),
+    name: z.string(),
+    scopes: z.array(scopeSchema),
+    limits: z.array(
+      z.object({
+        limit: z.int().min(1),
+        window_seconds: z.int().min(1),
+        remaining: z.int().min(0),
+        reset_seconds: z
+          .int()
+          .min(0)
+          .meta({ description: 'Until the next place comes free; 0 when all are free' }),
+      }),
+    ),
+    bulk: z
+      .object({ limit: z.int().min(0), queued: z.int().min(0) })
+      .meta({ description: 'How many texts may wait in unfinished batches, and how many do' }),
+    expires_at: z.iso.datetime().nullable(),
+  })
+  .meta({ id: 'Account' });
+
+export const healthSchema = z.object({ status: z.literal('ok') });
+
+export const readySchema = z.object({
+  status: z.literal('ready'),
+  workers: z.int().min(0).meta({ description: 'Live workers; a gateway is ready without any' }),
+});

@@ -1,0 +1,5 @@
+export * from './account.js';
+export * from './openapi.js';
+export * from './prediction.js';
+export * from './problem.js';
+export * from './routes.js';

@@ -1,0 +1,186 @@
+import { availableParallelism } from 'node:os';
+import { fileURLToPath } from 'node:url';
+import { z } from 'zod';
+
+/** The folder that holds `package.json`, `models/` and, by default, `.sluice/`. */
+export const rootFolder = fileURLToPath(new URL('../../../../', import.meta.url));
+
+interface VariableNotes {
+  /** What is counted, or how it is written. */
+  unit: string;
+  /** One line: what it does. */
+  meaning: string;
+  /** Shown as the default where the value depends on the machine or is secret. */
+  shownDefault?: string;
+}
+
+function variable<T extends z.ZodType>(schema: T, notes: VariableNotes): T {
+  return schema.meta({ ...notes });
+}
+
+const whole = (min: number, max = Number.MAX_SAFE_INTEGER) => z.coerce.number().int().min(min).max(max);
+const port = () => whole(0, 65_535);
+const boolean = () => z.stringbool({ truthy: ['true', '1'], falsy: ['false', '0'], case: 'sensitive' });
+const url = (protocol: RegExp) => z.url({ protocol, error: `not a URL that starts as ${protocol.source}` });
+
+/**
+ * Every environment variable that Sluice reads, with its default. `README.md` and `.env.example` are checked
+ * against this table by a test.
+ */
+export const settingsSchema = z.object({
+  PORT: variable(port().default(8000), {
+    unit: 'TCP port',
+    meaning: 'Where the gateway listens; 0 takes a free one',
+  }),
+  HOST: variable(z.string().optional(), {
+    unit: 'address',
+    meaning: 'Address the gateway binds to',
+    shownDefault: 'all',
+  }),
+  REDIS_URL: variable(url(/^rediss?$/).default('redis://127.0.0.1:6379'), {
+    unit: 'redis:// or rediss:// URL',
+    meaning:
+      'The Redis (6.2 or later, `noeviction`) that holds everything; `npm start` starts one when unset',
+  }),
+  MODEL: variable(z.string().min(1).default('minilm-l6-sst2'), {
+    unit: 'model id',
+    meaning: 'Text-classification model: a folder of `models/`, or else an id on the Hugging Face Hub',
+  }),
+  MODEL_DTYPE: variable(
+    z.enum(['auto', 'fp32', 'fp16', 'q8', 'int8', 'uint8', 'q4', 'bnb4', 'q4f16']).default('q8'),
+    { unit: 'transformers.js dtype', meaning: "Which of the model's weight files to load" },
+  ),
+  MODEL_REVISION: variable(z.string().min(1).default('main'), {
+    unit: 'branch, tag or commit',
+    meaning: 'Revision of a model from the Hub',
+  }),
+  HF_ENDPOINT: variable(url(/^https?$/).default('https://huggingface.co'), {
+    unit: 'http:// or https:// URL',
+    meaning: 'The Hub, or a mirror of it',
+  }),
+  HF_TOKEN: variable(z.string().optional(), {
+    unit: 'token',
+    meaning: 'Access to private models on the Hub',
+    shownDefault: '',
+  }),
+  MODEL_PROCESSES: variable(whole(1, 1024).default(availableParallelism()), {
+    unit: 'processes',
+    meaning: 'Model processes of a worker, one thread each',
+    shownDefault: 'one a core',
+  }),
+  MICRO_BATCH_TEXTS: variable(whole(1, 1024).default(8), {
+    unit: 'texts',
+    meaning: 'Most texts that a model process runs at once',
+  }),
+  MICRO_BATCH_TOKENS: variable(whole(1, 1_048_576).default(1024), {
+    unit: 'tokens, padding included',
+    meaning: 'Most tokens that a model process runs at once (a single text may have more)',
+  }),
+  STALL_SECONDS: variable(z.coerce.number().min(0.1).max(3600).default(2), {
+    unit: 'seconds',
+    meaning: 'A micro-batch that runs longer is hung: its model process is killed and replaced',
+  }),
+  REQUEST_TIMEOUT_SECONDS: variable(z.coerce.number().min(0.1).max(3600).default(5), {
+    unit: 'seconds',
+    meaning: 'Deadline of an interactive request, from the moment its body is read',
+  }),
+  RATE_LIMIT_REQUESTS: variable(whole(1).default(10), {
+    unit: 'requests',
+    meaning: 'Most requests of a key in any window, where the key has no limit of its own',
+  }),
+  RATE_LIMIT_WINDOW_SECONDS: variable(whole(1, 31_536_000).default(60), {
+    unit: 'seconds',
+    meaning: 'Length of that window',
+  }),
+  AUTH_FAILURES_PER_MINUTE: variable(whole(1).default(20), {
+    unit: 'wrong keys',
+    meaning: 'After so many from one address in a minute, further wrong keys get 429',
+  }),
+  MAX_TEXT_CHARS: variable(whole(1, 10_000_000).default(10_000), {
+    unit: 'Unicode characters',
+    meaning: 'Longest text',
+  }),
+  MAX_BODY_BYTES: variable(whole(1024, 1_073_741_824).default(1_048_576), {
+    unit: 'bytes, after decompression',
+    meaning: 'Largest JSON body',
+  }),
+  PUBLIC_DOCS: variable(boolean().default(true), {
+    unit: 'true or false',
+    meaning: 'Whether `/docs` and `/openapi.json` are served',
+  }),
+  WORKER_ADMIN_PORT: variable(port().default(9091), {
+    unit: 'TCP port',
+    meaning: 'Where a worker answers `/health` and `/ready`; 0, or a port in use, takes a free one',
+  }),
+  WORKER_ADMIN_HOST: variable(z.string().min(1).default('127.0.0.1'), {
+    unit: 'address',
+    meaning: 'Address that port is bound to',
+  }),
+  DATA_DIR: variable(z.string().min(1).default(`${rootFolder}.sluice`), {
+    unit: 'folder',
+    meaning: 'Development key, downloaded models, and the data of the Redis that `npm start` starts',
+    shownDefault: '.sluice',
+  }),
+  LOG_LEVEL: variable(
+    z.enum(['silent', 'fatal', 'error', 'warn', 'info', 'debug', 'trace']).default('info'),
+    {
+      unit: 'level',
+      meaning: 'Least severe messages that are logged',
+    },
+  ),
+  LOG_FORMAT: variable(z.enum(['json', 'pretty']).default('json'), {
+    unit: '`json` or `pretty`',
+    meaning: 'How log lines look; `npm start` sets `pretty`',
+  }),
+  SLUICE_DEV_KEY: variable(
+    z
+      .string()
+      .regex(/^[\x21-\x7e]{8,256}$/, '8 to 256 printable ASCII characters, no space')
+      .optional(),
+    {
+      unit: 'key',
+      meaning: 'The development key that `npm start` registers, instead of one it makes',
+      shownDefault: '',
+    },
+  ),
+});
+
+export type Settings = z.infer<typeof settingsSchema>;
+
+/** Exit status of a process whose configuration is wrong (`EX_CONFIG` of sysexits.h): starting it again is no use. */
+export const EXIT_CONFIG = 78;
+
+/** A configuration that cannot work; its message names the variable. */
+export class SettingsError extends Error {
+  override name = 'SettingsError';
+}
+
+/**
+ * Reads the settings from an environment. An empty value counts as unset.
+ * @throws SettingsError that names each wrong variable and never repeats its value, which may be secret
+ */
+export function readSettings(env: Readonly<Record<string, string | undefined>>): Settings {
+  const given = Object.fromEntries(
+    Object.keys(settingsSchema.shape).flatMap((name) => (env[name] ? [[name, env[name]]] : [])),
+  );
+  const parsed = settingsSchema.safeParse(given);
+  if (parsed.success) return parsed.data;
+  throw new SettingsError(
+    parsed.error.issues.map(({ path, message }) => `${path.join('.')}: ${message}`).join('; '),
+  );
+}
+
+/** One row of the configuration table. */
+export interface SettingRow extends VariableNotes {
+  name: string;
+  default: string;
+}
+
+/** The settings as rows for the documentation, in order. */
+export function settingRows(): SettingRow[] {
+  const defaults: Record<string, unknown> = readSettings({});
+  return Object.entries(settingsSchema.shape).map(([name, schema]) => {
+    const { unit, meaning, shownDefault } = schema.meta() as unknown as VariableNotes;
+    return { name, unit, meaning, default: shownDefault ?? String(defaults[name]) };
+  });
+}
