@@ -19,7 +19,7 @@ const TICKS_PER_WINDOW = 10_000;
 
 /** Length of a tick: a place comes free at most so much late, in milliseconds. */
 export function tickMs(windowSeconds: number): number {
-  return Math.max(1, Math.round((windowSeconds * 1000) / TICKS_PER_WINDOW));
+  return Math.max(1, (windowSeconds * 1000) / TICKS_PER_WINDOW);
 }
 
 /** How one window of a caller stands. */
@@ -28,7 +28,7 @@ export interface WindowState extends Limit {
   remaining: number;
   /** Milliseconds until the next place comes free; 0 when all are free. */
   resetMs: number;
-  /** The entry that the request was counted in, for {@link SlidingWindow.refund}. */
+  /** Number of the tick that the request was counted in, for {@link SlidingWindow.refund}. */
   tick: number;
 }
 

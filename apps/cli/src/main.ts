@@ -1,0 +1,29 @@
+#!/usr/bin/env node
+import { SettingsError } from '@sluice/shared';
+import { Command, CommanderError } from 'commander';
+import { addKeysCommands } from './keys.js';
+import { CliError } from './terminal.js';
+
+/** Exit statuses: what was asked failed, or was not asked in a way that can be understood. */
+const FAILED = 1;
+const WRONG_USE = 2;
+
+const program = new Command('sluice')
+  .description('Operate a Sluice model server')
+  .option('--json', 'print JSON alone')
+  .showHelpAfterError('(add --help for what there is)')
+  .exitOverride();
+addKeysCommands(program);
+
+try {
+  await program.parseAsync();
+} catch (error) {
+  if (error instanceof CommanderError) {
+    process.exitCode = error.exitCode === 0 ? 0 : WRONG_USE;
+  } else if (error instanceof CliError || error instanceof SettingsError) {
+    process.stderr.write(`sluice: ${error.message}\n`);
+    process.exitCode = error instanceof CliError ? FAILED : WRONG_USE;
+  } else {
+    throw error;
+  }
+}

@@ -1,0 +1,41 @@
+// Outlives whoever started it, and then ends what that one left: see startWatcher in redis.mjs.
+import { createInterface } from 'node:readline';
+import { setTimeout as delay } from 'node:timers/promises';
+import { isRunning } from './redis.mjs';
+
+/** Apps drain by themselves when their parent is gone; longer than the longest drain they do not get. */
+const DRAIN_MS = 10_000;
+const STOP_MS = 10_000;
+
+const groups = new Set();
+const servers = new Set();
+
+function signal(pid, name) {
+  try {
+    process.kill(pid, name);
+  } catch {
+    // It is gone already.
+  }
+}
+
+async function untilGone(pids, withinMs) {
+  const until = Date.now() + withinMs;
+  while (Date.now() < until && pids.some((pid) => isRunning(pid))) await delay(50);
+}
+
+for await (const line of createInterface({ input: process.stdin })) {
+  const { group, server, forget } = JSON.parse(line);
+  if (group) groups.add(group);
+  if (server) servers.add(server);
+  groups.delete(forget);
+  servers.delete(forget);
+}
+
+await untilGone([...groups], DRAIN_MS);
+for (const leader of groups) signal(-leader, 'SIGKILL');
+for (const server of servers) {
+  signal(server, 'SIGTERM');
+  signal(server, 'SIGCONT');
+}
+await untilGone([...servers], STOP_MS);
+for (const server of servers) if (isRunning(server)) signal(server, 'SIGKILL');
