@@ -53,7 +53,8 @@ export function ensureRedisServer() {
   const line = installer?.commands.map((command) => command.join(' ')).join(' && ');
   if (installer && (isRoot || !installer.asRoot)) {
     say(`No redis-server or valkey-server in PATH; installing one: ${line}`);
-    for (const [program, ...args] of installer.commands) run(program, args, { ...process.env, ...installer.env });
+    for (const [program, ...args] of installer.commands)
+      run(program, args, { ...process.env, ...installer.env });
     const installed = findServer();
     if (installed) return installed;
   }
@@ -82,7 +83,9 @@ export async function freePort() {
  */
 export function isRunning(pid, word = '') {
   if (process.platform !== 'linux') {
-    const { status, stdout } = spawnSync('ps', ['-o', 'stat=,command=', '-p', String(pid)], { encoding: 'utf8' });
+    const { status, stdout } = spawnSync('ps', ['-o', 'stat=,command=', '-p', String(pid)], {
+      encoding: 'utf8',
+    });
     return status === 0 && !stdout.trimStart().startsWith('Z') && stdout.includes(word);
   }
   try {
@@ -106,7 +109,8 @@ async function awaitEarlier(folder) {
   while (isRunning(pid, '-server')) {
     if (!told) say(`Waiting for the Redis of an earlier run (process ${pid}) to end`);
     told = true;
-    if (Date.now() > until) throw new SetupError(`A Redis of an earlier run (process ${pid}) still uses ${folder}`);
+    if (Date.now() > until)
+      throw new SetupError(`A Redis of an earlier run (process ${pid}) still uses ${folder}`);
     await delay(200);
   }
 }

@@ -18,7 +18,9 @@ export const say = (line) => console.log(`• ${line}`);
 export function run(command, args, env = process.env) {
   const { status, error, signal } = spawnSync(command, args, { cwd: root, stdio: 'inherit', env });
   if (status !== 0) {
-    throw new SetupError(`${command} ${args.join(' ')} failed (${error?.message ?? signal ?? `exit ${status}`})`);
+    throw new SetupError(
+      `${command} ${args.join(' ')} failed (${error?.message ?? signal ?? `exit ${status}`})`,
+    );
   }
 }
 

@@ -4,9 +4,8 @@ import type { Redis } from 'ioredis';
 
 const STREAM_TTL_SECONDS = 60;
 const REFRESH_EVERY_MS = 10_000;
+/** Well below the socket timeout of the role `blocking`, which finds a dead connection by its silence. */
 const BLOCK_MS = 1_000;
-/** A read answers after a second at the latest; a connection that is silent for longer than this is dead. */
-const SILENT_AFTER_MS = 3_000;
 const READ_AT_ONCE = 500;
 const RETRY_AFTER_MS = 50;
 
@@ -111,26 +110,18 @@ export class Inbox {
 
   async #read(): Promise<void> {
     if (performance.now() - this.#refreshedMs > REFRESH_EVERY_MS) await this.#refresh();
-    const watch = setTimeout(() => {
-      this.#log.warn('The connection for replies fell silent; opening another');
-      this.#redis.disconnect(true);
-    }, SILENT_AFTER_MS);
-    try {
-      const streams = await this.#redis.xread(
-        'COUNT',
-        READ_AT_ONCE,
-        'BLOCK',
-        BLOCK_MS,
-        'STREAMS',
-        this.#stream,
-        this.#lastId,
-      );
-      for (const [id, fields] of streams?.[0]?.[1] ?? []) {
-        this.#lastId = id;
-        if (fields[0] === REPLY_FIELD) this.#deliver(fields[1]);
-      }
-    } finally {
-      clearTimeout(watch);
+    const streams = await this.#redis.xread(
+      'COUNT',
+      READ_AT_ONCE,
+      'BLOCK',
+      BLOCK_MS,
+      'STREAMS',
+      this.#stream,
+      this.#lastId,
+    );
+    for (const [id, fields] of streams?.[0]?.[1] ?? []) {
+      this.#lastId = id;
+      if (fields[0] === REPLY_FIELD) this.#deliver(fields[1]);
     }
   }
 

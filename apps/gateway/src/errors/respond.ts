@@ -17,8 +17,6 @@ export function requestIdOf(request: IncomingMessage): string {
 /** What the client is told of an error: a Problem as it is; anything else is ours, and it hears no more than that. */
 export function problemOf(error: unknown): Problem {
   if (error instanceof Problem) return error;
-  // express refuses a path that does not decode.
-  if (error instanceof URIError) return new Problem('bad_request', { cause: error });
   return new Problem('internal_error', { cause: error });
 }
 

@@ -6,23 +6,30 @@ export const COMMAND_TIMEOUT_MS = 800;
 
 const retryStrategy = (times: number) => Math.min(50 * times, 500);
 
-/** What each role of a connection needs. The figures are explained in docs/architecture.md. */
+/**
+ * What each role of a connection needs. `socketTimeout` closes, and so reopens, a connection on which an answer is
+ * due and nothing comes: it is dead, whatever TCP thinks.
+ */
 const roles = {
   /** A request waits: fail at once when Redis is away, never queue for later. */
   request: {
     maxRetriesPerRequest: 1,
     enableOfflineQueue: false,
     commandTimeout: COMMAND_TIMEOUT_MS,
+    socketTimeout: 3_000,
   },
-  /** Blocking reads: ioredis applies `commandTimeout` to them too, so their owner watches for silence. */
+  /**
+   * Blocking reads of a second. ioredis would apply `commandTimeout` to them too. A read that the connection lost
+   * must fail, not be sent again, so that its owner goes on from the last id it saw.
+   */
   blocking: {
-    maxRetriesPerRequest: null,
+    maxRetriesPerRequest: 0,
     enableOfflineQueue: false,
-    // A read that the connection lost must fail, so that its owner goes on from the last id it saw.
     autoResendUnfulfilledCommands: false,
+    socketTimeout: 3_000,
   },
-  /** Work goes on when Redis is back: wait for it however long. */
-  worker: { maxRetriesPerRequest: null },
+  /** Work goes on when Redis is back: wait for it however long. BullMQ's blocking reads last up to 10 s. */
+  worker: { maxRetriesPerRequest: null, socketTimeout: 15_000 },
   /** A command line: say soon that Redis is away. */
   command: { maxRetriesPerRequest: 1, commandTimeout: 5_000, connectTimeout: 3_000 },
 } as const satisfies Record<string, RedisOptions>;

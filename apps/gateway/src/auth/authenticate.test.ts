@@ -1,0 +1,22 @@
+import { expect, test } from '@jest/globals';
+import { presentedKey } from './authenticate.js';
+
+test.each([
+  [{ 'x-api-key': 'abc' }, 'abc'],
+  [{ authorization: 'Bearer abc' }, 'abc'],
+  [{ authorization: 'bearer   abc ' }, 'abc'],
+  [{ 'x-api-key': 'abc', authorization: 'Bearer abc' }, 'abc'],
+  [{ 'x-api-key': 'abc', authorization: 'Basic dXNlcg==' }, 'abc'],
+])('takes the key of %j', (headers, key) => {
+  expect(presentedKey(headers)).toBe(key);
+});
+
+test.each([
+  [{}, 'Not authenticated'],
+  [{ 'x-api-key': '' }, 'Not authenticated'],
+  [{ authorization: 'Basic dXNlcg==' }, 'Not authenticated'],
+  [{ authorization: 'Bearer' }, 'Not authenticated'],
+  [{ 'x-api-key': 'abc', authorization: 'Bearer def' }, 'X-API-Key and Authorization carry different keys'],
+])('refuses %j', (headers, detail) => {
+  expect(() => presentedKey(headers)).toThrow(detail);
+});

@@ -1,0 +1,163 @@
+import { afterAll, beforeAll, expect, test } from '@jest/globals';
+import type { Limit } from '@sluice/shared';
+import { Rig } from '../../../../tests/harness.js';
+import { SlidingWindow, SlidingWindowRes, tickMs } from './slidingWindow.js';
+
+let rig: Rig;
+beforeAll(async () => {
+  rig = await Rig.start();
+});
+afterAll(() => rig.close());
+
+let callers = 0;
+/** A caller nobody has heard of. */
+const caller = () => `caller-${++callers}`;
+const window = (...limits: Limit[]) => new SlidingWindow(rig.redis, limits, '{test}:limit');
+const tenAMinute = { limit: 10, windowSeconds: 60 };
+/** The turn of a minute. */
+const MINUTE = Date.UTC(2026, 0, 1, 12, 0, 0);
+
+/** Takes a place at a time; resolves to the answer, and whether it was yes. */
+async function take(limiter: SlidingWindow, key: string, nowMs?: number) {
+  const result = await limiter.consume(key, 1, nowMs === undefined ? {} : { nowMs }).then(
+    (res) => ({ taken: true, res }),
+    (res: unknown) => ({ taken: false, res }),
+  );
+  if (!(result.res instanceof SlidingWindowRes)) throw result.res;
+  return { taken: result.taken, windows: result.res.windows, res: result.res };
+}
+
+test('tells what is left and when the next place comes free', async () => {
+  const [limiter, key] = [window(tenAMinute), caller()];
+  const first = await take(limiter, key, MINUTE);
+  expect(first.windows).toMatchObject([{ remaining: 9, resetMs: 60_000 }]);
+  const second = await take(limiter, key, MINUTE + 20_000);
+  expect(second.windows).toMatchObject([{ remaining: 8, resetMs: 40_000 }]);
+  expect([second.res.remainingPoints, second.res.msBeforeNext, second.res.consumedPoints]).toEqual([
+    8, 40_000, 2,
+  ]);
+});
+
+test('looking takes nothing', async () => {
+  const [limiter, key] = [window(tenAMinute), caller()];
+  expect(await limiter.get(key)).toMatchObject({ windows: [{ remaining: 10, resetMs: 0 }] });
+  expect(await rig.redis.keys(`*${key}*`)).toEqual([]);
+});
+
+test('lets no 60 s hold more than ten, also around the turn of a minute', async () => {
+  const [limiter, key] = [window(tenAMinute), caller()];
+  const taken: number[] = [];
+  // A request every 250 ms over three turns: a fixed window would let twenty through around each.
+  for (let nowMs = MINUTE - 30_000; nowMs < MINUTE + 150_000; nowMs += 250) {
+    if ((await take(limiter, key, nowMs)).taken) taken.push(nowMs);
+  }
+  expect(taken).toHaveLength(30);
+  for (const start of taken) {
+    expect(taken.filter((at) => at >= start && at < start + 60_000).length).toBeLessThanOrEqual(10);
+  }
+});
+
+test('ten at the end of one minute leave none for the beginning of the next', async () => {
+  const [limiter, key] = [window(tenAMinute), caller()];
+  for (let i = 0; i < 10; i++) expect((await take(limiter, key, MINUTE - 100 + i)).taken).toBe(true);
+  for (let i = 0; i < 10; i++) expect((await take(limiter, key, MINUTE + i)).taken).toBe(false);
+});
+
+test('a place comes free exactly a window later: the window is half-open', async () => {
+  const [limiter, key] = [window({ limit: 1, windowSeconds: 60 }), caller()];
+  expect((await take(limiter, key, MINUTE)).taken).toBe(true);
+  expect((await take(limiter, key, MINUTE + 59_999)).taken).toBe(false);
+  expect((await take(limiter, key, MINUTE + 60_000)).taken).toBe(true);
+});
+
+test('a refusal takes nothing and says how long to wait', async () => {
+  const [limiter, key] = [window({ limit: 2, windowSeconds: 60 }), caller()];
+  await take(limiter, key, MINUTE);
+  await take(limiter, key, MINUTE + 10_000);
+  const before = await rig.redis.lrange(`{test}:limit:${key}:60`, 0, -1);
+  const refused = await take(limiter, key, MINUTE + 30_000);
+  expect([refused.taken, refused.windows[0]?.resetMs]).toEqual([false, 30_000]);
+  expect(await rig.redis.lrange(`{test}:limit:${key}:60`, 0, -1)).toEqual(before);
+});
+
+test('a refund gives back its own entry and no other', async () => {
+  const [limiter, key] = [window({ limit: 3, windowSeconds: 60 }), caller()];
+  await take(limiter, key, MINUTE);
+  const second = await take(limiter, key, MINUTE + 10_000);
+  await take(limiter, key, MINUTE + 20_000);
+  // Refunds run on the real clock, on which all of this is past; look with the test's.
+  await limiter.reward(key, 1, { entries: second.windows, nowMs: MINUTE + 30_000 });
+  const look = async (nowMs: number) => (await limiter.get(key, { nowMs })) as SlidingWindowRes;
+  expect((await look(MINUTE + 30_000)).windows).toMatchObject([{ remaining: 1, resetMs: 30_000 }]);
+  // The first goes at 60 s and the third at 80 s: nothing is left to go at 70 s.
+  expect((await look(MINUTE + 60_000)).windows).toMatchObject([{ remaining: 2, resetMs: 20_000 }]);
+  // An entry that is given back already is left gone.
+  await limiter.reward(key, 1, { entries: second.windows, nowMs: MINUTE + 61_000 });
+  expect((await look(MINUTE + 61_000)).windows).toMatchObject([{ remaining: 2 }]);
+});
+
+test('a refund of one of many in the same tick gives back one', async () => {
+  const [limiter, key] = [window(tenAMinute), caller()];
+  const answers = [];
+  for (let i = 0; i < 5; i++) answers.push(await take(limiter, key, MINUTE));
+  await limiter.reward(key, 1, { entries: answers[0]?.windows, nowMs: MINUTE });
+  expect(await limiter.get(key, { nowMs: MINUTE })).toMatchObject({ windows: [{ remaining: 6 }] });
+});
+
+test('several windows are taken together or not at all', async () => {
+  const limiter = window({ limit: 2, windowSeconds: 1 }, { limit: 3, windowSeconds: 60 });
+  const key = caller();
+  expect((await take(limiter, key, MINUTE)).taken).toBe(true);
+  expect((await take(limiter, key, MINUTE + 1)).taken).toBe(true);
+  expect((await take(limiter, key, MINUTE + 2)).taken).toBe(false);
+  expect((await take(limiter, key, MINUTE + 2_000)).taken).toBe(true);
+  const last = await take(limiter, key, MINUTE + 4_000);
+  expect(last.taken).toBe(false);
+  expect(last.windows).toMatchObject([
+    { remaining: 2, resetMs: 0 },
+    // The first two shared a tick of 6 ms, and go with the later of them.
+    { remaining: 0, resetMs: 56_001 },
+  ]);
+});
+
+test('memory is bounded whatever the limit', async () => {
+  const [limiter, key] = [window({ limit: 1_000_000, windowSeconds: 1 }), caller()];
+  expect(tickMs(1)).toBe(1);
+  // 30 requests a tick for 200 ticks.
+  for (let i = 0; i < 200; i++) {
+    const nowMs = MINUTE + i * tickMs(1);
+    await Promise.all(Array.from({ length: 30 }, () => take(limiter, key, nowMs)));
+  }
+  expect(await rig.redis.llen(`{test}:limit:${key}:1`)).toBe(1 + 2 * 200);
+  expect(await limiter.get(key, { nowMs: MINUTE + 199 })).toMatchObject({
+    windows: [{ remaining: 994_000 }],
+  });
+  // A window later nothing of them is left.
+  await take(limiter, key, MINUTE + 2_000);
+  expect(await rig.redis.llen(`{test}:limit:${key}:1`)).toBe(3);
+  expect(await rig.redis.pttl(`{test}:limit:${key}:1`)).toBeLessThanOrEqual(1_001);
+});
+
+test('a clock that is set back frees a place late, never early, and not for ever', async () => {
+  const [limiter, key] = [window({ limit: 1, windowSeconds: 60 }), caller()];
+  await take(limiter, key, MINUTE);
+  const hourBefore = MINUTE - 3_600_000;
+  const refused = await take(limiter, key, hourBefore);
+  expect([refused.taken, refused.windows[0]?.resetMs]).toEqual([false, 60_000]);
+  expect((await take(limiter, key, hourBefore + 59_999)).taken).toBe(false);
+  expect((await take(limiter, key, hourBefore + 60_000)).taken).toBe(true);
+});
+
+test('a call that comes too late to matter writes nothing', async () => {
+  const [limiter, key] = [window(tenAMinute), caller()];
+  await expect(limiter.consume(key, 1, { notAfterMs: Date.now() - 1_000 })).rejects.toThrow('LATE');
+  expect(await rig.redis.keys(`*${key}*`)).toEqual([]);
+});
+
+test("without a time given it runs on Redis's clock", async () => {
+  const [limiter, key] = [window(tenAMinute), caller()];
+  await take(limiter, key);
+  const [, atUs] = await rig.redis.lrange(`{test}:limit:${key}:60`, 0, -1);
+  const [seconds] = await rig.redis.time();
+  expect(Math.abs(Number(atUs) / 1e6 - Number(seconds))).toBeLessThan(5);
+});

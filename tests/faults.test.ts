@@ -1,0 +1,177 @@
+import { afterEach, beforeEach, expect, test } from '@jest/globals';
+import { queueName } from '@sluice/shared';
+import { Queue } from 'bullmq';
+import { type App, faultyWorkerMain, isRunning, modelProcesses, post, Rig, until } from './harness.js';
+
+let rig: Rig;
+let url: string;
+let key: string;
+
+beforeEach(async () => {
+  rig = await Rig.start();
+  [{ url }, key] = await Promise.all([rig.gateway(), rig.key()]);
+});
+afterEach(() => rig.close());
+
+const predict = (text: string) => post(`${url}/predict`, key, { text });
+const faultyWorker = (env = {}) => rig.worker({ MODEL_PROCESSES: '1', ...env }, faultyWorkerMain);
+
+async function onlyProcess(worker: App): Promise<number> {
+  const [pid, ...others] = await modelProcesses(worker);
+  if (pid === undefined || others.length > 0) throw new Error(`Not one model process: ${[pid, ...others]}`);
+  return pid;
+}
+
+/** A queue as BullMQ sees it. */
+async function counts() {
+  const queue = new Queue(queueName('minilm-l6-sst2', 'interactive'), {
+    connection: rig.redis,
+    prefix: '{sluice}',
+  });
+  const { active = 0, waiting = 0, failed = 0 } = await queue.getJobCounts('active', 'waiting', 'failed');
+  await queue.close();
+  return { active, waiting, failed };
+}
+
+test('texts whose model process is stopped under them are all answered within the deadline', async () => {
+  const worker = await faultyWorker();
+  const stopped = await onlyProcess(worker);
+  // While the first runs the others gather; they then run together.
+  const first = predict('«slow:400» first');
+  await until('the first text runs', async () => (await counts()).active === 1);
+  const others = ['fine', 'awful', '«slow:800» so so', 'good', 'bad', 'great'].map((text) => predict(text));
+  expect((await first).status).toBe(200);
+  process.kill(stopped, 'SIGSTOP');
+
+  const answers = await Promise.all(others);
+  expect(answers.map(({ status }) => status)).toEqual([200, 200, 200, 200, 200, 200]);
+  expect(Math.max(...answers.map(({ ms }) => ms))).toBeLessThan(5_000);
+  expect(isRunning(stopped)).toBe(false);
+  expect(worker.output).toContain('"kind":"hung","texts":6');
+});
+
+test('a text that hangs its process in both runs gets 408 in time, its mates 200, and the next is served', async () => {
+  await faultyWorker();
+  const first = predict('«slow:400» first');
+  await until('the first text runs', async () => (await counts()).active === 1);
+  const mates = ['fine', 'awful', 'good'].map((text) => predict(text));
+  const poison = predict('«hang»');
+  const more = ['bad', 'great'].map((text) => predict(text));
+  await first;
+
+  const answers = await Promise.all([...mates, ...more]);
+  expect(answers.map(({ status }) => status)).toEqual([200, 200, 200, 200, 200]);
+  const hung = await poison;
+  expect([hung.status, hung.body.detail]).toEqual([408, 'Analysis timed out']);
+  expect(hung.ms).toBeLessThan(5_000);
+  expect((await predict('and on it goes')).status).toBe(200);
+});
+
+test('a worker that was stopped for 4 s kills no healthy model process', async () => {
+  const worker = await faultyWorker({ MODEL_PROCESSES: '2' });
+  const before = await modelProcesses(worker);
+  const answer = predict('«slow:1200» patience');
+  await until('the text runs', async () => (await counts()).active === 1);
+  worker.child.kill('SIGSTOP');
+  await new Promise((resolve) => setTimeout(resolve, 4_000));
+  worker.child.kill('SIGCONT');
+  expect((await answer).status).toBe(200);
+  expect(await modelProcesses(worker)).toEqual(before);
+  expect(worker.output).not.toContain('hung');
+});
+
+test('a text whose model process is killed is tried once more', async () => {
+  const worker = await faultyWorker();
+  const killed = await onlyProcess(worker);
+  const answer = predict('«slow:500» a good film');
+  await until('the text runs', async () => (await counts()).active === 1);
+  process.kill(killed, 'SIGKILL');
+  const { status, body } = await answer;
+  expect([status, body.sentiment]).toEqual([200, 'positive']);
+});
+
+test('a text that kills its model process twice, or that the model refuses, gets 500', async () => {
+  await faultyWorker();
+  for (const text of ['«crash»', '«refuse»']) {
+    const { status, body } = await predict(text);
+    expect([status, body.detail, body.code]).toEqual([500, 'Analysis failed', 'analysis_failed']);
+  }
+  expect((await predict('fine')).status).toBe(200);
+});
+
+test("a killed worker's texts are answered by another within the deadline", async () => {
+  const small = { MICRO_BATCH_TEXTS: '2' };
+  const killed = await faultyWorker(small);
+  await faultyWorker(small);
+  const answers = Array.from({ length: 6 }, (_, i) => predict(`«slow:500» number ${i}`));
+  // Each worker holds two at most, so both have work.
+  await until('both workers have work', async () => (await counts()).active === 4);
+  killed.child.kill('SIGKILL');
+  const done = await Promise.all(answers);
+  expect(done.map(({ status }) => status)).toEqual([200, 200, 200, 200, 200, 200]);
+  expect(Math.max(...done.map(({ ms }) => ms))).toBeLessThan(5_000);
+});
+
+test('a caller that hangs up takes its waiting job with it', async () => {
+  await faultyWorker({ MICRO_BATCH_TEXTS: '1' });
+  const running = predict('«slow:1500» long');
+  await until('the first text runs', async () => (await counts()).active === 1);
+  const hangUp = new AbortController();
+  const waiting = post(`${url}/predict`, key, { text: 'never mind' }, hangUp.signal).catch(() => 'gone');
+  await until('the second text waits', async () => (await counts()).waiting === 1);
+  hangUp.abort();
+  expect(await waiting).toBe('gone');
+  await until('its job is gone', async () => (await counts()).waiting === 0, 1_000);
+  expect((await counts()).active).toBe(1);
+  expect((await running).status).toBe(200);
+});
+
+test('a job that nobody could have put there fails and harms nobody', async () => {
+  await faultyWorker();
+  const queue = new Queue(queueName('minilm-l6-sst2', 'interactive'), {
+    connection: rig.redis,
+    prefix: '{sluice}',
+  });
+  await queue.add('text', { rubbish: true });
+  await until('it has failed', async () => (await counts()).failed === 1);
+  await queue.close();
+  expect((await predict('fine')).status).toBe(200);
+});
+
+test('a reconnect of every Redis connection loses no reply', async () => {
+  await faultyWorker({ MODEL_PROCESSES: '2' });
+  const answers = Array.from({ length: 12 }, (_, i) => predict(`«slow:600» number ${i}`));
+  await until('the texts run', async () => (await counts()).active >= 8);
+  await rig.redis.call('CLIENT', 'KILL', 'TYPE', 'normal', 'SKIPME', 'yes');
+  const done = await Promise.all(answers);
+  expect(done.map(({ status }) => status)).toEqual(answers.map(() => 200));
+});
+
+test('with Redis stopped a request gets 503 within a second, and 200 when it goes on', async () => {
+  await faultyWorker();
+  expect((await predict('fine')).status).toBe(200);
+  const waiting = predict('«slow:1500» caught in the middle');
+  await until('the text runs', async () => (await counts()).active === 1);
+  process.kill(rig.redisPid, 'SIGSTOP');
+  const [caught, refused] = await Promise.all([waiting, predict('refused')]);
+  for (const { status, body, headers, ms } of [caught, refused]) {
+    expect([status, body.code, headers.get('retry-after')]).toEqual([503, 'unavailable', '1']);
+    expect(ms).toBeLessThan(1_500);
+  }
+  expect(refused.ms).toBeLessThan(1_000);
+  expect((await predict('refused at once')).ms).toBeLessThan(200);
+  process.kill(rig.redisPid, 'SIGCONT');
+  await until('service again', async () => (await predict('fine')).status === 200, 3_000);
+});
+
+test('with Redis gone a request gets 503 within a second, and 200 when it is back', async () => {
+  await faultyWorker();
+  expect((await predict('fine')).status).toBe(200);
+  process.kill(rig.redisPid, 'SIGKILL');
+  const { status, body, ms } = await predict('refused');
+  expect([status, body.code]).toEqual([503, 'unavailable']);
+  expect(ms).toBeLessThan(1_000);
+  await until('it is not ready', async () => (await fetch(`${url}/ready`)).status === 503);
+  await rig.restartRedis();
+  await until('service again', async () => (await predict('fine')).status === 200, 5_000);
+});

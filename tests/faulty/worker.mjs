@@ -1,0 +1,6 @@
+import { fileURLToPath } from 'node:url';
+import { runApp } from '@sluice/shared';
+import { startWorker } from '@sluice/worker';
+
+const entry = fileURLToPath(new URL('process.mjs', import.meta.url));
+await runApp('worker', (settings, log, signal) => startWorker(settings, log, signal, entry));

@@ -1,0 +1,236 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+import { connectRedis, createLog, type KeyOptions, Keyring, makeKey } from '@sluice/shared';
+import type { Redis } from 'ioredis';
+import { startRedis, startWatcher, stopRedis } from '../scripts/redis.mjs';
+
+export const root = fileURLToPath(new URL('../', import.meta.url));
+export const gatewayMain = join(root, 'apps/gateway/dist/main.js');
+export const workerMain = join(root, 'apps/worker/dist/main.js');
+/** A worker whose model processes hang, crash or dawdle on marked texts. */
+export const faultyWorkerMain = join(root, 'tests/faulty/worker.mjs');
+export const cliMain = join(root, 'apps/cli/dist/main.js');
+
+export const silentLog = createLog('test', { LOG_LEVEL: 'silent', LOG_FORMAT: 'json' });
+export type Env = Record<string, string>;
+
+/** Ends what a test process that is killed leaves behind. */
+let watcher: ReturnType<typeof startWatcher> | undefined;
+
+/** Polls until something holds. */
+export async function until(what: string, holds: () => boolean | Promise<boolean>, withinMs = 10_000) {
+  const end = performance.now() + withinMs;
+  while (!(await holds())) {
+    if (performance.now() > end) throw new Error(`Not within ${withinMs} ms: ${what}`);
+    await delay(20);
+  }
+}
+
+/** Whether a process is there and not merely unreaped. */
+export { isRunning } from '../scripts/redis.mjs';
+
+/** A process under test. */
+export class App {
+  readonly child: ChildProcess;
+  output = '';
+  #message: Promise<Record<string, unknown>>;
+  #gone: Promise<unknown>;
+
+  constructor(command: string, args: readonly string[], env: Env) {
+    this.child = spawn(command, args, {
+      cwd: root,
+      detached: true,
+      stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
+      // From scratch: the caller's PORT and the like are nobody's business here.
+      env: { PATH: process.env.PATH, HOME: process.env.HOME, ...env },
+    });
+    this.#gone = once(this.child, 'exit');
+    for (const stream of [this.child.stdout, this.child.stderr]) {
+      stream?.setEncoding('utf8').on('data', (text: string) => {
+        this.output += text;
+      });
+    }
+    this.#message = new Promise((resolve, reject) => {
+      this.child.on('message', (message) => resolve(message as Record<string, unknown>));
+      this.child.once('exit', (code) => reject(new Error(`It ended with ${code}:\n${this.output}`)));
+    });
+    this.#message.catch(() => {});
+  }
+
+  get pid(): number {
+    if (this.child.pid === undefined) throw new Error('It was not started');
+    return this.child.pid;
+  }
+
+  /** What the app says of itself when it is ready. */
+  ready(): Promise<Record<string, unknown>> {
+    return this.#message;
+  }
+
+  /** Waits for its end; resolves to the exit status, null after a signal. */
+  async exit(): Promise<number | null> {
+    await this.#gone;
+    return this.child.exitCode;
+  }
+
+  /** Drains it, and ends what it left. */
+  async stop(signal: NodeJS.Signals = 'SIGTERM'): Promise<void> {
+    if (this.child.exitCode === null && this.child.signalCode === null) {
+      this.child.kill('SIGCONT');
+      this.child.kill(signal);
+      await this.#gone;
+    }
+    killGroup(this.pid);
+  }
+}
+
+export function killGroup(pid: number): void {
+  try {
+    process.kill(-pid, 'SIGKILL');
+  } catch {
+    // Nothing was left.
+  }
+}
+
+interface Stoppable {
+  stop(): Promise<void>;
+}
+
+export interface Answer {
+  status: number;
+  headers: Headers;
+  // The tests assert what is in it.
+  // biome-ignore lint/suspicious/noExplicitAny: bodies of any route, right and wrong
+  body: any;
+  ms: number;
+}
+
+/** A Redis, gateways and workers of a suite's own. `close` ends them all. */
+export class Rig {
+  #started: Stoppable[] = [];
+  #redis: Awaited<ReturnType<typeof startRedis>>;
+  readonly folder: string;
+  /** For the test's own look into Redis. */
+  readonly redis: Redis;
+
+  private constructor(folder: string, redis: Awaited<ReturnType<typeof startRedis>>) {
+    this.folder = folder;
+    this.#redis = redis;
+    this.redis = connectRedis(redis.url, 'worker', silentLog);
+  }
+
+  static async start(): Promise<Rig> {
+    watcher ??= startWatcher();
+    const folder = mkdtempSync(join(tmpdir(), 'sluice-test-'));
+    const redis = await startRedis(join(folder, 'redis'));
+    watcher.server(redis.child.pid);
+    return new Rig(folder, redis);
+  }
+
+  get redisUrl(): string {
+    return this.#redis.url;
+  }
+
+  get redisPid(): number {
+    const { pid } = this.#redis.child;
+    if (pid === undefined) throw new Error('Redis was not started');
+    return pid;
+  }
+
+  /** Starts Redis again, at the same port with the same data. */
+  async restartRedis(): Promise<void> {
+    this.#redis = await startRedis(join(this.folder, 'redis'), this.#redis.port);
+    watcher?.server(this.#redis.child.pid);
+  }
+
+  get env(): Env {
+    return {
+      REDIS_URL: this.redisUrl,
+      PORT: '0',
+      WORKER_ADMIN_PORT: '0',
+      DATA_DIR: this.folder,
+      LOG_LEVEL: 'debug',
+    };
+  }
+
+  spawn(main: string, env: Env = {}): App {
+    const app = new App(process.execPath, [main], { ...this.env, ...env });
+    watcher?.group(app.child.pid);
+    this.#started.push(app);
+    return app;
+  }
+
+  /** Starts a gateway; resolves to it and its URL once it listens. */
+  async gateway(env: Env = {}): Promise<{ app: App; url: string }> {
+    const app = this.spawn(gatewayMain, env);
+    const { port } = await app.ready();
+    const url = `http://127.0.0.1:${port}`;
+    await until('the gateway is ready', async () => (await fetch(`${url}/ready`)).status === 200);
+    return { app, url };
+  }
+
+  /** Starts a worker; resolves once it takes jobs. */
+  async worker(env: Env = {}, main = workerMain): Promise<App> {
+    const app = this.spawn(main, env);
+    await app.ready();
+    return app;
+  }
+
+  /** Makes a key with a high limit, unless told otherwise. */
+  async key(options: Partial<KeyOptions> = {}): Promise<string> {
+    const key = makeKey();
+    await new Keyring(this.redis).register(
+      key,
+      { name: 'test', limits: [{ limit: 100_000, windowSeconds: 60 }], ...options },
+      Date.now(),
+    );
+    return key;
+  }
+
+  async close(): Promise<void> {
+    for (const app of this.#started.reverse()) await app.stop();
+    this.redis.disconnect();
+    await stopRedis(this.#redis);
+    rmSync(this.folder, { recursive: true, force: true });
+  }
+}
+
+/** One request, answered or failed. */
+export async function request(url: string, init: RequestInit = {}): Promise<Answer> {
+  const startMs = performance.now();
+  const response = await fetch(url, init);
+  const text = await response.text();
+  const isJson = /json/.test(response.headers.get('content-type') ?? '');
+  return {
+    status: response.status,
+    headers: response.headers,
+    body: isJson ? JSON.parse(text) : text,
+    ms: performance.now() - startMs,
+  };
+}
+
+/** `POST` of a JSON body with a key. */
+export function post(url: string, key: string, body: unknown, signal?: AbortSignal): Promise<Answer> {
+  return request(url, {
+    method: 'POST',
+    headers: { 'X-API-Key': key, 'Content-Type': 'application/json' },
+    body: JSON.stringify(body),
+    ...(signal ? { signal } : {}),
+  });
+}
+
+/** The model processes of a worker, oldest first. */
+export async function modelProcesses(worker: App): Promise<number[]> {
+  const ps = spawn('ps', ['-o', 'pid=,stat=,args=', '--ppid', String(worker.pid)]);
+  let text = '';
+  for await (const part of ps.stdout.setEncoding('utf8')) text += part;
+  return text
+    .split('\n')
+    .filter((line) => /process\.m?js/.test(line) && !/^\s*\d+\s+Z/.test(line))
+    .map((line) => Number.parseInt(line, 10));
+}

@@ -1,0 +1,73 @@
+import { afterEach, beforeEach, expect, test } from '@jest/globals';
+import { type Answer, faultyWorkerMain, post, Rig, request, until } from './harness.js';
+
+let rig: Rig;
+beforeEach(async () => {
+  rig = await Rig.start();
+});
+afterEach(() => rig.close());
+
+const statuses = (answers: Answer[]) => answers.map(({ status }) => status).sort();
+const remaining = async (url: string, key: string) =>
+  (await request(`${url}/me`, { headers: { 'X-API-Key': key } })).body.limits[0].remaining;
+
+test('of 100 requests at once at two gateways exactly ten pass', async () => {
+  const [one, two] = await Promise.all([rig.gateway(), rig.gateway(), rig.worker()]);
+  const key = await rig.key({ limits: [] });
+  const answers = await Promise.all(
+    Array.from({ length: 100 }, (_, i) =>
+      post(`${(i % 2 ? one : two).url}/predict`, key, { text: `number ${i}` }),
+    ),
+  );
+  expect(statuses(answers)).toEqual([...Array(10).fill(200), ...Array(90).fill(429)]);
+  const left = answers.filter(({ status }) => status === 200).map(({ body }) => body.requests_remaining);
+  expect(left.sort((a, b) => a - b)).toEqual([0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
+});
+
+test('what costs one, and what costs nothing', async () => {
+  const { url } = await rig.gateway();
+  const key = await rig.key({ limits: [{ limit: 100, windowSeconds: 60 }] });
+  const predict = (body: unknown) => post(`${url}/predict`, key, body);
+
+  // No worker lives: refused at once, and given back.
+  const refused = await predict({ text: 'fine' });
+  expect([refused.status, refused.body.code, refused.headers.get('retry-after')]).toEqual([
+    503,
+    'no_worker',
+    '2',
+  ]);
+  await until('the place is given back', async () => (await remaining(url, key)) === 100);
+
+  await rig.worker({ MODEL_PROCESSES: '1' }, faultyWorkerMain);
+  expect((await predict({ text: 'fine' })).status).toBe(200);
+  expect(await remaining(url, key)).toBe(99);
+  expect((await predict({ text: '' })).status).toBe(422);
+  expect(await remaining(url, key)).toBe(98);
+  expect((await predict({ text: '«refuse»' })).status).toBe(500);
+  expect(await remaining(url, key)).toBe(97);
+  expect((await predict({ text: '«slow:600»', timeout_seconds: 0.2 })).status).toBe(408);
+  expect(await remaining(url, key)).toBe(96);
+  const hangUp = new AbortController();
+  const gone = post(`${url}/predict`, key, { text: '«slow:600»' }, hangUp.signal).catch(() => 'gone');
+  await until('it is counted', async () => (await remaining(url, key)) === 95);
+  hangUp.abort();
+  expect(await gone).toBe('gone');
+  expect((await request(`${url}/predict`, { headers: { 'X-API-Key': key } })).status).toBe(405);
+  expect(await remaining(url, key)).toBe(95);
+});
+
+test('a gateway that drains answers what it has and refuses the rest for nothing', async () => {
+  const [{ app, url }, other] = await Promise.all([
+    rig.gateway(),
+    rig.gateway(),
+    rig.worker({ MODEL_PROCESSES: '1' }, faultyWorkerMain),
+  ]);
+  const key = await rig.key({ limits: [{ limit: 10, windowSeconds: 60 }] });
+  const running = post(`${url}/predict`, key, { text: '«slow:800» last' });
+  await until('it is counted', async () => (await remaining(other.url, key)) === 9);
+  app.child.kill('SIGTERM');
+  expect((await running).status).toBe(200);
+  expect(await app.exit()).toBe(0);
+  await expect(fetch(`${url}/health`)).rejects.toThrow();
+  expect(await remaining(other.url, key)).toBe(9);
+});
