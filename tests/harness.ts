@@ -90,6 +90,8 @@ export class App {
 }
 
 export function killGroup(pid: number): void {
+  // The group of 1 would be everybody.
+  if (pid <= 1) throw new RangeError(`Not a process of ours: ${pid}`);
   try {
     process.kill(-pid, 'SIGKILL');
   } catch {

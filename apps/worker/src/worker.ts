@@ -24,8 +24,10 @@ import { MAX_MOVE } from './model/invariance.js';
 import { Pool } from './model/pool.js';
 import type { LoadMessage } from './model/protocol.js';
 import { readCpuFlags, sessionOptionsFor } from './model/sessionOptions.js';
-import { type DownloadProgress, ModelProcess } from './model/supervisor.js';
+import { type LoadProgress, ModelProcess } from './model/supervisor.js';
 import { sendReply } from './reply/reply.js';
+
+const PROGRESS_EVERY_MS = 1_000;
 
 /** The entry of the model process that ships. */
 export const modelProcessEntry = fileURLToPath(new URL('model/process.js', import.meta.url));
@@ -172,16 +174,19 @@ export function loadMessage(settings: Settings): LoadMessage {
   };
 }
 
-/** Logs a download: a line for each file and tenth of it, at most one a second. */
-function progressLog(model: string, log: Log): (progress: DownloadProgress) => void {
-  const tenths = new Map<string, number>();
+/** Logs how far a slow load is, which is a download most likely: a line a second for each file. */
+function progressLog(model: string, log: Log): (progress: LoadProgress) => void {
+  const lastMs = new Map<string, number>();
   return ({ file, loadedBytes, totalBytes }) => {
-    const tenth = totalBytes > 0 ? Math.floor((10 * loadedBytes) / totalBytes) : 0;
-    if (tenth <= (tenths.get(file) ?? -1)) return;
-    tenths.set(file, tenth);
+    const nowMs = performance.now();
+    const last = lastMs.get(file);
+    if (last === undefined) lastMs.set(file, nowMs);
+    if (last === undefined || nowMs - last < PROGRESS_EVERY_MS) return;
+    lastMs.set(file, nowMs);
     const megabytes = (bytes: number) => (bytes / 1e6).toFixed(1);
+    const percent = totalBytes > 0 ? Math.floor((100 * loadedBytes) / totalBytes) : 0;
     log.info(
-      `Downloading ${model}: ${file}, ${megabytes(loadedBytes)} of ${megabytes(totalBytes)} MB (${tenth * 10} %)`,
+      `Loading ${model}: ${file}, ${megabytes(loadedBytes)} of ${megabytes(totalBytes)} MB (${percent} %)`,
     );
   };
 }

@@ -40,7 +40,7 @@ export const loadPipeline: Load = async (message, tell) => {
     session_options: message.sessionOptions,
     progress_callback: (event: unknown) => {
       const progress = progressSchema.safeParse(event);
-      if (!progress.success || message.bundled) return;
+      if (!progress.success) return;
       const { file, loaded, total } = progress.data;
       tell({ type: 'progress', file, loadedBytes: loaded, totalBytes: total });
     },

@@ -24,7 +24,7 @@ export class RunError extends Error {
   }
 }
 
-export interface DownloadProgress {
+export interface LoadProgress {
   file: string;
   loadedBytes: number;
   totalBytes: number;
@@ -64,12 +64,12 @@ export class ModelProcess {
   /**
    * @param command program and arguments: a Node, and the entry of a model process
    * @param load the first message
-   * @param onProgress hears of downloads
+   * @param onProgress hears how far the load is
    */
   constructor(
     command: readonly [string, ...string[]],
     load: LoadMessage,
-    onProgress: (progress: DownloadProgress) => void = () => {},
+    onProgress: (progress: LoadProgress) => void = () => {},
   ) {
     this.ready = new Promise((resolve, reject) => {
       this.#becomeReady = resolve;
@@ -151,7 +151,7 @@ export class ModelProcess {
     if (this.#child.connected) this.#child.send(message, () => {});
   }
 
-  #hear(json: unknown, onProgress: (progress: DownloadProgress) => void): void {
+  #hear(json: unknown, onProgress: (progress: LoadProgress) => void): void {
     const parsed = fromProcessSchema.safeParse(json);
     if (!parsed.success) {
       this.kill('it sent what is no message');
