@@ -1,0 +1,25 @@
+# One image for the gateway, the worker and the CLI; docker-compose.yml says which runs.
+
+FROM node:24-slim AS build
+WORKDIR /app
+COPY package.json package-lock.json .npmrc ./
+COPY packages/contract/package.json packages/contract/
+COPY packages/shared/package.json packages/shared/
+COPY apps/gateway/package.json apps/gateway/
+COPY apps/worker/package.json apps/worker/
+COPY apps/cli/package.json apps/cli/
+RUN npm ci
+COPY tsconfig.base.json tsconfig.json ./
+COPY packages packages
+COPY apps apps
+RUN npx tsc -b apps/gateway apps/worker apps/cli && npm prune --omit=dev
+
+FROM node:24-slim
+ENV NODE_ENV=production DATA_DIR=/data
+WORKDIR /app
+COPY --from=build /app ./
+COPY models models
+RUN mkdir /data && chown node:node /data
+USER node
+EXPOSE 8000
+CMD ["node", "apps/gateway/dist/main.js"]
