@@ -168,6 +168,12 @@ function onSignal(signal) {
   for (const { pid } of running.values()) killGroup(pid);
 }
 
+/** Whether the gateway answers and sees a worker. */
+async function serves(url) {
+  const response = await fetch(`${url}/ready`).catch(() => undefined);
+  return response?.status === 200 && (await response.json()).workers > 0;
+}
+
 const quote = (text) => `'${text.replaceAll("'", `'\\''`)}'`;
 
 async function main() {
@@ -184,6 +190,10 @@ async function main() {
     const [{ port }] = await ready;
     if (stopping) return;
     const url = `http://localhost:${port}`;
+    while (!(await serves(url))) {
+      if (stopping) return;
+      await delay(100);
+    }
     writeFileSync(runtimeFile, JSON.stringify({ url, redisUrl: process.env.REDIS_URL }), { mode: 0o600 });
     console.log(`
 Sluice is ready. Ctrl-C drains and ends it. The reference is at ${url}/docs

@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -15,6 +15,9 @@ export const workerMain = join(root, 'apps/worker/dist/main.js');
 /** A worker whose model processes hang, crash or dawdle on marked texts. */
 export const faultyWorkerMain = join(root, 'tests/faulty/worker.mjs');
 export const cliMain = join(root, 'apps/cli/dist/main.js');
+
+/** Where a test keeps its files: in memory if it can, for a busy disk holds Redis up for longer than a command may take. */
+export const temporary = existsSync('/dev/shm') ? '/dev/shm' : tmpdir();
 
 export const silentLog = createLog('test', { LOG_LEVEL: 'silent', LOG_FORMAT: 'json' });
 export type Env = Record<string, string>;
@@ -128,7 +131,7 @@ export class Rig {
 
   static async start(): Promise<Rig> {
     watcher ??= startWatcher();
-    const folder = mkdtempSync(join(tmpdir(), 'sluice-test-'));
+    const folder = mkdtempSync(join(temporary, 'sluice-test-'));
     const redis = await startRedis(join(folder, 'redis'));
     watcher.server(redis.child.pid);
     return new Rig(folder, redis);

@@ -1,15 +1,14 @@
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from '@jest/globals';
-import { App, cliMain, isRunning, post, root, until } from './harness.js';
+import { App, cliMain, isRunning, post, root, temporary, until } from './harness.js';
 
 /** `scripts/start.mjs` with a folder of its own, as `npm start` runs it. */
 let folder: string;
 let started: App[];
 
 beforeEach(() => {
-  folder = mkdtempSync(join(tmpdir(), 'sluice-start-'));
+  folder = mkdtempSync(join(temporary, 'sluice-start-'));
   started = [];
 });
 afterEach(async () => {

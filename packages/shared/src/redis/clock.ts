@@ -5,6 +5,8 @@ import type { Redis } from 'ioredis';
 const SAMPLE_EVERY_MS = 250;
 /** Redis counts as away when it has not answered for this long. */
 const AWAY_AFTER_MS = 800;
+/** A beat that comes this much late says that this process was paused, not that Redis is silent. */
+const PAUSED_MS = 250;
 
 /** Milliseconds since the epoch on Redis's own clock, with a fraction: `TIME` gives microseconds. */
 export async function redisTimeMs(redis: Redis): Promise<number> {
@@ -24,6 +26,7 @@ export class RedisClock extends EventEmitter<{ away: []; back: [] }> {
   #away = true;
   #sampling = false;
   #timer: NodeJS.Timeout;
+  #beatMs = performance.now();
 
   /** @param redis a connection whose commands time out (role `request`), or one that waits (role `worker`) */
   constructor(redis: Redis) {
@@ -45,7 +48,11 @@ export class RedisClock extends EventEmitter<{ away: []; back: [] }> {
 
   #beat(): void {
     void this.#sample();
-    if (!this.#away && performance.now() - this.#heardMs > AWAY_AFTER_MS) {
+    const nowMs = performance.now();
+    const lateMs = nowMs - this.#beatMs - SAMPLE_EVERY_MS;
+    this.#beatMs = nowMs;
+    if (lateMs > PAUSED_MS) this.#heardMs += lateMs;
+    if (!this.#away && nowMs - this.#heardMs > AWAY_AFTER_MS) {
       this.#away = true;
       this.emit('away');
     }
