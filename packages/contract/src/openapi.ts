@@ -73,6 +73,7 @@ export function openApi(routes: Readonly<Record<string, Route>>, version: string
     const operation = {
       operationId,
       summary: route.summary,
+      tags: [route.limited ? 'Work' : 'About'],
       ...(route.access === 'open' ? { security: [] } : {}),
       ...(route.body
         ? {
@@ -102,6 +103,10 @@ export function openApi(routes: Readonly<Record<string, Route>>, version: string
         'A model behind an API: keys, exact rate limits, a queue. Errors are `application/problem+json` (RFC 9457).',
       license: { name: 'MIT', identifier: 'MIT' },
     },
+    tags: [
+      { name: 'Work', description: 'Takes a place in the rate limit' },
+      { name: 'About', description: 'Costs nothing' },
+    ],
     security: [{ apiKey: [] }, { bearer: [] }],
     paths,
     components: {

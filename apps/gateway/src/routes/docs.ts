@@ -12,17 +12,17 @@ const page = `<!doctype html>
     <meta charset="utf-8">
     <meta name="viewport" content="width=device-width, initial-scale=1">
     <title>Sluice API</title>
-    <link rel="icon" href="docs/assets/favicon-32x32.png">
-    <link rel="stylesheet" href="docs/assets/swagger-ui.css">
+    <link rel="icon" href="/docs/assets/favicon-32x32.png">
+    <link rel="stylesheet" href="/docs/assets/swagger-ui.css">
   </head>
   <body>
     <div id="swagger-ui"></div>
-    <script src="docs/assets/swagger-ui-bundle.js"></script>
-    <script src="docs/assets/start.js"></script>
+    <script src="/docs/assets/swagger-ui-bundle.js"></script>
+    <script src="/docs/assets/start.js"></script>
   </body>
 </html>
 `;
-const startScript = `SwaggerUIBundle({ url: 'openapi.json', dom_id: '#swagger-ui', deepLinking: true });\n`;
+const startScript = `SwaggerUIBundle({ url: '/openapi.json', dom_id: '#swagger-ui', deepLinking: true });\n`;
 
 /**
  * The reference of the API, made from the table of routes. The page brings its own scripts and styles: no Internet.
