@@ -1,31 +1,14 @@
 import type { Route, RouteName, Routes } from '@sluice/contract';
 import type { Log } from '@sluice/shared';
 import express, { type Express, type Request, type Response } from 'express';
-import type { z } from 'zod';
-import type { Caller, createAuthenticate } from './auth/authenticate.js';
+import type { createAuthenticate } from './auth/authenticate.js';
 import { CallerGone } from './dispatch/dispatcher.js';
 import { Problem } from './errors/problem.js';
 import { problemOf, requestIdOf, respond } from './errors/respond.js';
 import type { Place, RateLimit } from './limits/rateLimit.js';
 import { mountDocsAssets } from './routes/docs.js';
+import type { Context, Handlers } from './routes/handlers.js';
 import type { createReadBody } from './validate/body.js';
-
-type BodyOf<R extends Route> = R['body'] extends z.ZodType ? z.infer<R['body']> : undefined;
-
-/** What a handler is given: what the request has brought through the doors before it. */
-interface Context<R extends Route> {
-  caller: R['access'] extends 'open' ? undefined : Caller;
-  place: R['limited'] extends true ? Place : undefined;
-  body: BodyOf<R>;
-  /** Aborts when the caller hangs up. */
-  signal: AbortSignal;
-  response: Response;
-}
-
-/** One function a route: resolves to the 200 answer, or throws a Problem. */
-export type Handlers = {
-  [Name in RouteName]: (context: Context<Routes[Name]>) => Promise<z.infer<Routes[Name]['answer']>>;
-};
 
 interface Doors {
   routes: Routes;

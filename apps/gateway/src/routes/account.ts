@@ -1,5 +1,5 @@
-import type { Handlers } from '../app.js';
 import type { RateLimit } from '../limits/rateLimit.js';
+import type { Handlers } from './handlers.js';
 
 /** Handlers of the routes about the caller's own key. */
 export function accountRoutes(rateLimit: RateLimit): Pick<Handlers, 'items' | 'me'> {

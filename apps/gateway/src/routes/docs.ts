@@ -2,7 +2,7 @@ import { createRequire } from 'node:module';
 import { dirname } from 'node:path';
 import { openApi, type Route } from '@sluice/contract';
 import express, { type Express } from 'express';
-import type { Handlers } from '../app.js';
+import type { Handlers } from './handlers.js';
 
 const swaggerUi = dirname(createRequire(import.meta.url).resolve('swagger-ui-dist/package.json'));
 

@@ -1,7 +1,7 @@
 import type { RedisClock } from '@sluice/shared';
 import type { Admission } from '../admission/admission.js';
-import type { Handlers } from '../app.js';
 import { fromRedis, Problem } from '../errors/problem.js';
+import type { Handlers } from './handlers.js';
 
 /** Handlers for whoever watches the process. */
 export function healthRoutes(

@@ -1,8 +1,8 @@
 import type { Outcome } from '@sluice/shared';
 import type { Admission } from '../admission/admission.js';
-import type { Handlers } from '../app.js';
 import type { Dispatcher } from '../dispatch/dispatcher.js';
 import { Problem } from '../errors/problem.js';
+import type { Handlers } from './handlers.js';
 
 interface Services {
   admission: Admission;
