@@ -1,7 +1,7 @@
 // Finds, installs and starts a Redis. Node built-ins only: this runs before anything is installed.
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { accessSync, constants, mkdirSync, readFileSync } from 'node:fs';
+import { accessSync, constants, mkdirSync, readFileSync, readlinkSync, realpathSync } from 'node:fs';
 import { createConnection, createServer } from 'node:net';
 import { delimiter, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -96,50 +96,71 @@ export function isRunning(pid, word = '') {
   }
 }
 
-/** Two servers on one append-only file would ruin it: waits for that of an earlier run to end. */
-async function awaitEarlier(folder) {
+/**
+ * Ends the Redis of an earlier run that was killed hard: two servers on one append-only file would ruin it. Its watcher
+ * does that too; this is for the case that there is none any more.
+ */
+async function endEarlier(folder) {
   let pid;
   try {
     pid = Number(readFileSync(join(folder, 'redis.pid'), 'utf8'));
   } catch {
-    return; // Ended as it should.
+    return; // It ended as it should.
   }
-  const until = Date.now() + STOP_TIMEOUT_MS + START_TIMEOUT_MS;
-  let told = false;
-  while (isRunning(pid, '-server')) {
-    if (!told) say(`Waiting for the Redis of an earlier run (process ${pid}) to end`);
-    told = true;
-    if (Date.now() > until)
-      throw new SetupError(`A Redis of an earlier run (process ${pid}) still uses ${folder}`);
-    await delay(200);
+  const isOurs = () =>
+    SERVERS.some((server) => isRunning(pid, server)) && workingFolder(pid) === realpathSync(folder);
+  if (!isOurs()) return;
+  say(`Waiting for the Redis of an earlier run (process ${pid}) to end`);
+  const until = Date.now() + STOP_TIMEOUT_MS;
+  for (let told = false; isOurs(); await delay(100)) {
+    if (Date.now() > until) throw new SetupError(`The Redis of an earlier run (process ${pid}) does not end`);
+    if (!told && Date.now() > until - STOP_TIMEOUT_MS / 2) {
+      told = true;
+      process.kill(pid, 'SIGTERM');
+    }
   }
 }
 
-/** Sends one command and resolves to the first bytes of the answer; undefined when there is none. */
-function ask(port, command) {
+/** The folder that a process works in: Redis goes to that of its data. */
+function workingFolder(pid) {
+  if (process.platform === 'linux') return readlinkSync(`/proc/${pid}/cwd`);
+  const { stdout } = spawnSync('lsof', ['-a', '-p', String(pid), '-d', 'cwd', '-Fn'], { encoding: 'utf8' });
+  return /^n(.*)$/m.exec(stdout ?? '')?.[1];
+}
+
+/** Asks the server at a port about itself; undefined when there is no answer. */
+function serverInfo(port) {
   return new Promise((resolve) => {
-    const socket = createConnection({ port, host: '127.0.0.1' }, () => socket.write(`${command}\r\n`));
-    const settle = (answer) => {
+    const socket = createConnection({ port, host: '127.0.0.1' }, () => socket.write('INFO\r\n'));
+    let answer = '';
+    const settle = (text) => {
       socket.destroy();
-      resolve(answer);
+      resolve(text);
     };
     socket.setTimeout(1_000, () => settle(undefined));
     socket.on('error', () => settle(undefined));
-    socket.on('data', (data) => settle(data.toString()));
+    socket.on('data', (data) => {
+      answer += data;
+      const length = Number(/^\$(\d+)\r\n/.exec(answer)?.[1] ?? Number.POSITIVE_INFINITY);
+      if (answer.length >= length) settle(answer);
+    });
   });
 }
 
 /**
  * Starts a Redis on 127.0.0.1, detached, so that a terminal's Ctrl-C does not reach it before those who use it have
  * drained.
- * @param folder for its append-only file and log
- * @param port that it had before; a free one if not given
- * @returns {Promise<{url: string, port: number, child: import('node:child_process').ChildProcess}>} once it answers
+ * @param {string} folder for its append-only file and log
+ * @param {(child: import('node:child_process').ChildProcess) => void} [onSpawn] is told of each process at once, long
+ *   before it answers; one that does not is ended
+ * @param {number} [port] that it had before; a free one if not given
+ * @returns {Promise<{url: string, port: number, child: import('node:child_process').ChildProcess}>} once it has loaded
+ *   its data, however long that takes
  */
-export async function startRedis(folder, port) {
+export async function startRedis(folder, onSpawn = () => {}, port) {
   const server = ensureRedisServer();
   mkdirSync(folder, { recursive: true, mode: 0o700 });
-  await awaitEarlier(folder);
+  await endEarlier(folder);
   const until = Date.now() + START_TIMEOUT_MS;
   while (Date.now() < until) {
     const usedPort = port ?? (await freePort());
@@ -155,24 +176,32 @@ export async function startRedis(folder, port) {
     };
     const args = Object.entries(settings).flatMap(([name, value]) => [`--${name}`, String(value)]);
     const child = spawn(server, args, { detached: true, stdio: 'ignore' });
+    onSpawn(child);
     const gone = once(child, 'exit').then(
       () => true,
       () => true,
     );
-    while (Date.now() < until) {
-      if ((await ask(usedPort, 'PING'))?.startsWith('+PONG')) {
-        return { url: `redis://127.0.0.1:${usedPort}`, port: usedPort, child };
+    let loading = false;
+    while (loading || Date.now() < until) {
+      const info = await serverInfo(usedPort);
+      // Another server may have taken the port in between.
+      if (info?.includes(`process_id:${child.pid}\r\n`)) {
+        if (info.includes('loading:0'))
+          return { url: `redis://127.0.0.1:${usedPort}`, port: usedPort, child };
+        if (!loading) say('Redis loads its data');
+        loading = true;
       }
-      // Another process may have taken the port in between.
       if (await Promise.race([gone, delay(50)])) break;
     }
+    child.kill('SIGKILL');
+    await gone;
     await delay(200);
   }
   throw new SetupError(`Redis did not start; see ${join(folder, 'redis.log')}`);
 }
 
 /** Ends a Redis: it writes what it holds first. */
-export async function stopRedis({ child }) {
+export async function stopRedis(child) {
   if (child.exitCode !== null || child.signalCode !== null) return;
   const gone = once(child, 'exit');
   child.kill('SIGTERM');
@@ -186,18 +215,37 @@ export async function stopRedis({ child }) {
 /**
  * Starts a detached process that ends what we started should we die without doing it ourselves. It learns of our
  * death by the end of a pipe, which no signal can prevent.
+ * @param drainMs for the apps, which drain by themselves, before they are killed
  * @returns what tells it whom to end: process groups (apps) first, then servers (Redis)
  */
-export function startWatcher() {
+export function startWatcher(drainMs) {
   const file = fileURLToPath(new URL('watcher.mjs', import.meta.url));
-  const watcher = spawn(process.execPath, [file], { detached: true, stdio: ['pipe', 'ignore', 'ignore'] });
-  watcher.unref();
-  watcher.stdin.unref?.();
-  watcher.stdin.on('error', () => {}); // It is gone: nothing to tell.
+  /** What a watcher has to know, should one die before us. */
+  const watched = new Map();
+  let watcher;
   const tell = (message) => watcher.stdin.write(`${JSON.stringify(message)}\n`);
+  const start = () => {
+    watcher = spawn(process.execPath, [file, String(drainMs)], {
+      detached: true,
+      stdio: ['pipe', 'ignore', 'ignore'],
+    });
+    watcher.unref();
+    watcher.stdin.unref?.();
+    watcher.stdin.on('error', () => {}); // It is gone: the next one is told.
+    watcher.once('exit', () => setTimeout(start, 100).unref());
+    for (const message of watched.values()) tell(message);
+  };
+  const watch = (pid, message) => {
+    watched.set(pid, message);
+    tell(message);
+  };
+  start();
   return {
-    group: (pid) => tell({ group: pid }),
-    server: (pid) => tell({ server: pid }),
-    forget: (pid) => tell({ forget: pid }),
+    group: (pid) => watch(pid, { group: pid }),
+    server: (pid) => watch(pid, { server: pid }),
+    forget: (pid) => {
+      watched.delete(pid);
+      tell({ forget: pid });
+    },
   };
 }

@@ -1,9 +1,19 @@
 // `npm start`: sets up what is missing, starts Redis, the gateway and a worker, and keeps them running until Ctrl-C.
+// `npm start -- worker` (or gateway) starts and keeps one more of these.
 // Node built-ins only: this runs before anything is installed.
 import { spawn, spawnSync } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { hostname } from 'node:os';
+import {
+  existsSync,
+  linkSync,
+  mkdirSync,
+  readFileSync,
+  rmdirSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import { join, resolve } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { isRunning, startRedis, startWatcher, stopRedis } from './redis.mjs';
@@ -16,6 +26,8 @@ const LAST_RETRY_MS = 30_000;
 /** An app that was up for so long has not failed at its start. */
 const STEADY_MS = 30_000;
 const DRAIN_SLACK_MS = 5_000;
+/** A guard that is older is nobody's. */
+const GUARD_MS = 5_000;
 
 const APPS = { gateway: 'apps/gateway/dist/main.js', worker: 'apps/worker/dist/main.js' };
 
@@ -31,20 +43,47 @@ let redis;
 let locked = false;
 let stopping = false;
 
-/** One `npm start` a folder: two would share its Redis. */
-function lock() {
-  mkdirSync(dataDir, { recursive: true, mode: 0o700 });
+/**
+ * One `npm start` a folder: two would share its Redis. The lock file holds the process that has it and is never there
+ * half-written; what a dead process left is taken away under a guard, so that nobody's fresh lock is.
+ */
+async function lock() {
   try {
-    writeFileSync(lockFile, String(process.pid), { flag: 'wx' });
-    locked = true;
+    mkdirSync(dataDir, { recursive: true, mode: 0o700 });
   } catch (error) {
-    if (error.code !== 'EEXIST') throw error;
-    const holder = Number(readFileSync(lockFile, 'utf8'));
-    if (holder !== process.pid && isRunning(holder, 'start.mjs')) {
-      throw new SetupError(`Sluice runs in this folder already (process ${holder}); stop that one first`);
+    throw new SetupError(`DATA_DIR: ${error.message}`);
+  }
+  const mine = `${lockFile}.${process.pid}`;
+  const guard = `${lockFile}.guard`;
+  writeFileSync(mine, String(process.pid));
+  try {
+    while (!tryTo(() => linkSync(mine, lockFile))) {
+      if (tryTo(() => mkdirSync(guard))) {
+        const holder = existsSync(lockFile) ? Number(readFileSync(lockFile, 'utf8')) : 0;
+        const held = holder !== process.pid && isRunning(holder, 'start.mjs');
+        if (!held) rmSync(lockFile, { force: true });
+        rmdirSync(guard);
+        if (held) {
+          throw new SetupError(`Sluice runs in this folder already (process ${holder}); stop that one first`);
+        }
+      } else if (Date.now() - statSync(guard, { throwIfNoEntry: false })?.mtimeMs > GUARD_MS) {
+        tryTo(() => rmdirSync(guard)); // Its owner died within these few lines.
+      } else await delay(50);
     }
-    rmSync(lockFile, { force: true });
-    lock();
+    locked = true;
+  } finally {
+    rmSync(mine, { force: true });
+  }
+}
+
+/** Whether something could be done that fails when it is done, or undone, already. */
+function tryTo(action) {
+  try {
+    action();
+    return true;
+  } catch (error) {
+    if (['EEXIST', 'ENOENT'].includes(error.code)) return false;
+    throw error;
   }
 }
 
@@ -54,28 +93,34 @@ function unlock() {
   rmSync(lockFile, { force: true });
 }
 
-async function keepRedis() {
+/** Starts a Redis, and starts it again, at the same port, whenever it dies. */
+async function keepRedis(port) {
   const folder = join(dataDir, 'redis');
-  redis = await startRedis(folder);
-  process.env.REDIS_URL = redis.url;
-  say(`Redis runs at ${redis.url}; its data stands in ${folder}`);
-  const watch = () => {
-    watcher.server(redis.child.pid);
-    redis.child.once('exit', async (code, signal) => {
-      watcher.forget(redis.child.pid);
-      if (stopping) return;
-      say(`Redis ended (${signal ?? code}); starting it again`);
-      await delay(FIRST_RETRY_MS);
-      if (stopping) return;
-      redis = await startRedis(folder, redis.port).catch((error) => fatal(error.message));
-      if (redis) watch();
-    });
+  const { url, ...started } = await startRedis(
+    folder,
+    (child) => {
+      redis = child;
+      watcher.server(child.pid);
+      child.once('exit', () => watcher.forget(child.pid));
+    },
+    port,
+  );
+  process.env.REDIS_URL = url;
+  say(`Redis runs at ${url}; its data stands in ${folder}`);
+  const restart = async () => {
+    if (stopping) return;
+    say('Redis ended; starting it again');
+    await delay(FIRST_RETRY_MS);
+    if (!stopping) await keepRedis(started.port);
   };
-  watch();
+  started.child.once('exit', () => restart().catch((error) => fatal(error.message)));
 }
 
-/** Starts an app, and starts it again with backoff whenever it dies. Resolves with its facts once it is ready. */
-function keepApp(name) {
+/**
+ * Starts an app, and starts it again with backoff whenever it dies. Resolves with its facts once it is ready.
+ * @param onReady is told them each time
+ */
+function keepApp(name, onReady = () => {}) {
   return new Promise((ready) => {
     let failures = 0;
     const start = () => {
@@ -86,11 +131,15 @@ function keepApp(name) {
         cwd: root,
         detached: true,
         stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
-        env: { LOG_FORMAT: 'pretty', ...process.env, DATA_DIR: dataDir },
+        env: { ...process.env, LOG_FORMAT: process.env.LOG_FORMAT || 'pretty', DATA_DIR: dataDir },
       });
       running.set(name, child);
       watcher.group(child.pid);
-      child.on('message', (message) => message.type === 'ready' && ready(message));
+      child.on('message', (message) => {
+        if (message.type !== 'ready') return;
+        onReady(message);
+        ready(message);
+      });
       child.once('exit', (code, signal) => {
         killGroup(child.pid);
         watcher.forget(child.pid);
@@ -103,7 +152,7 @@ function keepApp(name) {
         failures = Date.now() - startedMs > STEADY_MS ? 0 : failures + 1;
         const waitMs = Math.min(FIRST_RETRY_MS * 2 ** Math.max(0, failures - 1), LAST_RETRY_MS);
         say(`The ${name} ended (${signal ?? `exit ${code}`}); starting it again in ${waitMs / 1000} s`);
-        setTimeout(start, waitMs).unref();
+        setTimeout(start, waitMs);
       });
     };
     start();
@@ -121,17 +170,34 @@ function killGroup(pid) {
 
 /** The development key: SLUICE_DEV_KEY, else one that is made once and kept. */
 function developmentKey() {
+  const supplied = process.env.SLUICE_DEV_KEY;
+  const file = join(dataDir, supplied ? 'dev-key.supplied' : 'dev-key');
+  if (supplied) writeFileSync(file, `${supplied}\n`, { mode: 0o600 });
+  // The name counts where the file holds no key yet. A new one then, for nobody has the secret of an old one.
+  const name = `development-${randomBytes(4).toString('hex')}`;
   const { status, stdout } = spawnSync(
     process.execPath,
-    [
-      join(root, 'apps/cli/dist/main.js'),
-      ...['keys', 'ensure', '--json', '--name', `development on ${hostname()} in ${root}`.slice(0, 200)],
-      ...['--key-file', join(dataDir, 'dev-key')],
-    ],
+    [join(root, 'apps/cli/dist/main.js'), 'keys', 'ensure', '--json', '--name', name, '--key-file', file],
     { stdio: ['ignore', 'pipe', 'inherit'], encoding: 'utf8', env: { ...process.env, DATA_DIR: dataDir } },
   );
   if (status !== 0) throw new SetupError('There is no development key; see above');
   return JSON.parse(stdout).key;
+}
+
+/** Tells the CLI where Sluice runs. */
+function writeRuntime(url) {
+  const runtime = { redisUrl: process.env.REDIS_URL, ...(url ? { url } : {}) };
+  writeFileSync(runtimeFile, JSON.stringify(runtime), { mode: 0o600 });
+}
+
+/** A wrong setting ends the start before it begins. */
+async function checkSettings() {
+  const { readSettings, SettingsError } = await import('../packages/shared/dist/index.js');
+  try {
+    readSettings(process.env);
+  } catch (error) {
+    throw error instanceof SettingsError ? new SetupError(error.message) : error;
+  }
 }
 
 function fatal(message) {
@@ -139,17 +205,19 @@ function fatal(message) {
   void stop(1);
 }
 
+/** How long the slowest drain may take. */
+const drainMs = () => Number(process.env.REQUEST_TIMEOUT_SECONDS || 5) * 1000 + DRAIN_SLACK_MS;
+
 /** Drains and ends everything: the gateway first, for it waits for the worker; Redis last. */
 async function stop(code) {
   if (stopping) return;
   stopping = true;
-  const limitMs = Number(process.env.REQUEST_TIMEOUT_SECONDS || 5) * 1000 + DRAIN_SLACK_MS;
   for (const name of Object.keys(APPS)) {
     const child = running.get(name);
     if (child === undefined) continue;
     const gone = once(child, 'exit');
     child.kill('SIGTERM');
-    const late = setTimeout(() => killGroup(child.pid), limitMs);
+    const late = setTimeout(() => killGroup(child.pid), drainMs());
     await gone;
     clearTimeout(late);
   }
@@ -168,6 +236,13 @@ function onSignal(signal) {
   for (const { pid } of running.values()) killGroup(pid);
 }
 
+/** A name for the gateway on this machine. */
+function reachableHost() {
+  const host = process.env.HOST || '::';
+  if (['::', '0.0.0.0'].includes(host)) return 'localhost';
+  return host.includes(':') ? `[${host}]` : host;
+}
+
 /** Whether the gateway answers and sees a worker. */
 async function serves(url) {
   const response = await fetch(`${url}/ready`).catch(() => undefined);
@@ -176,26 +251,44 @@ async function serves(url) {
 
 const quote = (text) => `'${text.replaceAll("'", `'\\''`)}'`;
 
-async function main() {
-  try {
-    lock();
-    prepare();
-    watcher = startWatcher();
-    if (process.env.REDIS_URL) say('Using the Redis of REDIS_URL');
-    else await keepRedis();
-    for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(signal, () => onSignal(signal));
-    const ready = Promise.all([keepApp('gateway'), keepApp('worker')]);
-    const key = developmentKey();
-    writeFileSync(runtimeFile, JSON.stringify({ redisUrl: process.env.REDIS_URL }), { mode: 0o600 });
-    const [{ port }] = await ready;
+/** `npm start -- worker`: one app more, with the Redis of REDIS_URL or of the `npm start` in this folder. */
+async function startOne(name) {
+  if (!(name in APPS)) throw new SetupError(`There is no app "${name}": ${Object.keys(APPS).join(' or ')}`);
+  if (!process.env.REDIS_URL && existsSync(runtimeFile)) {
+    process.env.REDIS_URL = JSON.parse(readFileSync(runtimeFile, 'utf8')).redisUrl;
+  }
+  if (!process.env.REDIS_URL) throw new SetupError('Set REDIS_URL, or run npm start in this folder first');
+  prepare();
+  await checkSettings();
+  watcher = startWatcher(drainMs());
+  await keepApp(name);
+  if (!stopping) say(`The ${name} is ready. Ctrl-C drains and ends it`);
+}
+
+async function startAll() {
+  await lock();
+  prepare();
+  await checkSettings();
+  watcher = startWatcher(drainMs());
+  if (process.env.REDIS_URL) say('Using the Redis of REDIS_URL');
+  else await keepRedis();
+  if (stopping) return;
+  writeRuntime();
+  let url = '';
+  const ready = [
+    keepApp('gateway', ({ port }) => {
+      url = `http://${reachableHost()}:${port}`;
+      writeRuntime(url);
+    }),
+    keepApp('worker'),
+  ];
+  const key = developmentKey();
+  await Promise.all(ready);
+  while (!(await serves(url))) {
     if (stopping) return;
-    const url = `http://localhost:${port}`;
-    while (!(await serves(url))) {
-      if (stopping) return;
-      await delay(100);
-    }
-    writeFileSync(runtimeFile, JSON.stringify({ url, redisUrl: process.env.REDIS_URL }), { mode: 0o600 });
-    console.log(`
+    await delay(100);
+  }
+  console.log(`
 Sluice is ready. Ctrl-C drains and ends it. The reference is at ${url}/docs
 
 curl -X POST ${url}/predict \\
@@ -203,10 +296,13 @@ curl -X POST ${url}/predict \\
   -H 'Content-Type: application/json' \\
   -d '{"text": "This product is amazing!"}'
 `);
-  } catch (error) {
-    if (!(error instanceof SetupError)) throw error;
-    fatal(error.message);
-  }
 }
 
-await main();
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(signal, () => onSignal(signal));
+const [, , app] = process.argv;
+try {
+  await (app === undefined ? startAll() : startOne(app));
+} catch (error) {
+  if (!(error instanceof SetupError)) throw error;
+  fatal(error.message);
+}

@@ -3,8 +3,8 @@ import { createInterface } from 'node:readline';
 import { setTimeout as delay } from 'node:timers/promises';
 import { isRunning } from './redis.mjs';
 
-/** Apps drain by themselves when their parent is gone; longer than the longest drain they do not get. */
-const DRAIN_MS = 10_000;
+/** Apps drain by themselves when their parent is gone; longer than their longest drain they do not get. */
+const drainMs = Number(process.argv[2]);
 const STOP_MS = 10_000;
 
 const groups = new Set();
@@ -31,7 +31,7 @@ for await (const line of createInterface({ input: process.stdin })) {
   servers.delete(forget);
 }
 
-await untilGone([...groups], DRAIN_MS);
+await untilGone([...groups], drainMs);
 for (const leader of groups) signal(-leader, 'SIGKILL');
 for (const server of servers) {
   signal(server, 'SIGTERM');

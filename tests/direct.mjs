@@ -1,7 +1,7 @@
 // Scores texts with the pipeline called directly, one at a time: what every answer of Sluice must equal.
 // In: a JSON array of texts on standard input. Out: a JSON array of {label, score}.
 
-import { readCpuFlags, sessionOptionsFor } from '@sluice/worker/model';
+import { readCpuFlags, sessionOptionsFor } from '@sluice/worker';
 import { env, pipeline } from '@xenova/transformers';
 
 env.localModelPath = new URL('../models/', import.meta.url).pathname;

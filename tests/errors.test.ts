@@ -1,9 +1,10 @@
-import { createConnection } from 'node:net';
+import { type AddressInfo, createConnection } from 'node:net';
 import { gzipSync } from 'node:zlib';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { type ProblemCode, problemSchema, problems } from '@sluice/contract';
 import { Keyring } from '@sluice/shared';
-import { type Answer, faultyWorkerMain, post, Rig, request } from './harness.js';
+import { createProblemServer, problemOf } from '../apps/gateway/src/errors/respond.js';
+import { type Answer, faultyWorkerMain, post, Rig, request, silentLog } from './harness.js';
 
 let rig: Rig;
 let url: string;
@@ -334,11 +335,10 @@ test("the caller's request id comes back, if it is a sane one", async () => {
 });
 
 /** Sends raw bytes; resolves to all that comes back. */
-function raw(bytes: string): Promise<string> {
-  const { port } = new URL(url);
+function raw(bytes: string, port = Number(new URL(url).port)): Promise<string> {
   return new Promise((resolve, reject) => {
     let answer = '';
-    const socket = createConnection({ port: Number(port), host: '127.0.0.1' }, () => socket.write(bytes));
+    const socket = createConnection({ port, host: '127.0.0.1' }, () => socket.write(bytes));
     socket.on('data', (data) => {
       answer += data;
     });
@@ -361,12 +361,45 @@ test.each([
     400,
     'bad_request',
   ],
-] as const)('the HTTP parser refuses %s with a problem', async (_, bytes, status, code) => {
+] as const)('over a bare socket %s gets a problem', async (_, bytes, status, code) => {
   const [head = '', body = ''] = (await raw(bytes)).split('\r\n\r\n');
   expect(head).toMatch(new RegExp(`^HTTP/1.1 ${status} `));
   expect(head).toMatch(/Content-Type: application\/problem\+json/);
   expect(head).toMatch(/X-Request-Id: [0-9a-f-]{36}/);
   expect(JSON.parse(body)).toMatchObject({ status, code });
+});
+
+test('what comes behind a request is not answered before it', async () => {
+  const body = text('«slow:300» first');
+  const first = `POST /predict HTTP/1.1\r\nHost: x\r\nX-API-Key: ${keys.good}\r\nContent-Type: application/json\r\nContent-Length: ${Buffer.byteLength(body)}\r\n\r\n${body}`;
+  const answers = await raw(`${first}rubbish\r\n\r\n`);
+  expect([...answers.matchAll(/HTTP\/1\.1 (\d+)/g)].map(([, status]) => status)).toEqual(['200', '400']);
+});
+
+test('a request that takes too long to arrive gets 408', async () => {
+  const server = createProblemServer(() => {}, silentLog, {
+    headersTimeout: 100,
+    requestTimeout: 100,
+    connectionsCheckingInterval: 20,
+  });
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  const { port } = server.address() as AddressInfo;
+  const answer = await raw('GET / HTTP/1.1\r\nHost: x\r\n', port);
+  expect(answer).toMatch(/^HTTP\/1\.1 408 [\s\S]*"code":"request_timed_out"/);
+  server.close();
+});
+
+test('what nobody expected is told to nobody', () => {
+  const problem = problemOf(new Error('connect redis://:hunter2@db failed at /srv/app.js:1'));
+  expect([problem.status, problem.code, problem.message]).toEqual([500, 'internal_error', 'Internal error']);
+  expect(JSON.stringify(problem.body('1'))).not.toMatch(/hunter2|srv/);
+});
+
+test('a precondition on a file of the reference harms nobody', async () => {
+  const asset = `${url}/docs/assets/swagger-ui.css`;
+  expect((await fetch(asset, { headers: { Range: 'bytes=99999999-' } })).status).toBe(200);
+  const answer = await request(asset, { headers: { 'If-Match': '"z"' } });
+  expectProblem(answer, 400, 'bad_request');
 });
 
 test('OPTIONS tells the methods, and HEAD is a GET without its body', async () => {

@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { connectRedis, createLog, type KeyOptions, Keyring, makeKey } from '@sluice/shared';
+import { connectRedis, createLog, type KeyOptions, Keyring, makeKey, settingsSchema } from '@sluice/shared';
 import type { Redis } from 'ioredis';
 import { startRedis, startWatcher, stopRedis } from '../scripts/redis.mjs';
 
@@ -21,6 +21,8 @@ export const temporary = existsSync('/dev/shm') ? '/dev/shm' : tmpdir();
 
 export const silentLog = createLog('test', { LOG_LEVEL: 'silent', LOG_FORMAT: 'json' });
 export type Env = Record<string, string>;
+
+const unset = Object.fromEntries(Object.keys(settingsSchema.shape).map((name) => [name, '']));
 
 /** Ends what a test process that is killed leaves behind. */
 let watcher: ReturnType<typeof startWatcher> | undefined;
@@ -49,8 +51,8 @@ export class App {
       cwd: root,
       detached: true,
       stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
-      // From scratch: the caller's PORT and the like are nobody's business here.
-      env: { PATH: process.env.PATH, HOME: process.env.HOME, ...env },
+      // From scratch: neither the caller's PORT and the like nor a .env is to reach what is tested. Empty is unset.
+      env: { ...unset, PATH: process.env.PATH, HOME: process.env.HOME, ...env },
     });
     this.#gone = once(this.child, 'exit');
     for (const stream of [this.child.stdout, this.child.stderr]) {
@@ -130,10 +132,9 @@ export class Rig {
   }
 
   static async start(): Promise<Rig> {
-    watcher ??= startWatcher();
+    watcher ??= startWatcher(0);
     const folder = mkdtempSync(join(temporary, 'sluice-test-'));
-    const redis = await startRedis(join(folder, 'redis'));
-    watcher.server(redis.child.pid);
+    const redis = await startRedis(join(folder, 'redis'), ({ pid }) => watcher?.server(pid));
     return new Rig(folder, redis);
   }
 
@@ -149,8 +150,8 @@ export class Rig {
 
   /** Starts Redis again, at the same port with the same data. */
   async restartRedis(): Promise<void> {
-    this.#redis = await startRedis(join(this.folder, 'redis'), this.#redis.port);
-    watcher?.server(this.#redis.child.pid);
+    const onSpawn = ({ pid }: ChildProcess) => watcher?.server(pid);
+    this.#redis = await startRedis(join(this.folder, 'redis'), onSpawn, this.#redis.port);
   }
 
   get env(): Env {
@@ -200,7 +201,7 @@ export class Rig {
   async close(): Promise<void> {
     for (const app of this.#started.reverse()) await app.stop();
     this.redis.disconnect();
-    await stopRedis(this.#redis);
+    await stopRedis(this.#redis.child);
     rmSync(this.folder, { recursive: true, force: true });
   }
 }

@@ -1,3 +1,5 @@
+import { createConnection } from 'node:net';
+import { setTimeout as delay } from 'node:timers/promises';
 import { afterEach, beforeEach, expect, test } from '@jest/globals';
 import { type Answer, faultyWorkerMain, post, Rig, request, until } from './harness.js';
 
@@ -63,11 +65,48 @@ test('a gateway that drains answers what it has and refuses the rest for nothing
     rig.worker({ MODEL_PROCESSES: '1' }, faultyWorkerMain),
   ]);
   const key = await rig.key({ limits: [{ limit: 10, windowSeconds: 60 }] });
-  const running = post(`${url}/predict`, key, { text: '«slow:800» last' });
+  // A connection that is in the middle of a request when the drain begins, and has another behind it.
+  const body = JSON.stringify({ text: '«slow:800» last' });
+  const head = `POST /predict HTTP/1.1\r\nHost: x\r\nX-API-Key: ${key}\r\nContent-Type: application/json\r\nContent-Length: ${Buffer.byteLength(body)}\r\n\r\n`;
+  const socket = createConnection({ port: Number(new URL(url).port), host: '127.0.0.1' });
+  let answers = '';
+  socket.on('data', (data) => {
+    answers += data;
+  });
+  socket.write(head + body);
   await until('it is counted', async () => (await remaining(other.url, key)) === 9);
   app.child.kill('SIGTERM');
-  expect((await running).status).toBe(200);
+  await until('it drains', () => app.output.includes('Draining'));
+  socket.write(head + body);
   expect(await app.exit()).toBe(0);
-  await expect(fetch(`${url}/health`)).rejects.toThrow();
+  expect([...answers.matchAll(/HTTP\/1\.1 (\d+)/g)].map(([, status]) => status)).toEqual(['200', '503']);
+  expect(answers).toMatch(/"code":"shutting_down"/);
+  expect(answers.match(/^Connection: (.*)\r$/gm)?.at(-1)).toContain('close');
   expect(await remaining(other.url, key)).toBe(9);
 });
+
+test.each(['SIGSTOP', 'SIGKILL'] as const)(
+  'a 503 costs nothing also when Redis went (%s)',
+  async (signal) => {
+    const { url } = await rig.gateway();
+    await rig.worker({ MODEL_PROCESSES: '1' }, faultyWorkerMain);
+    const key = await rig.key({ limits: [{ limit: 5, windowSeconds: 86_400 }] });
+    for (let i = 0; i < 2; i++)
+      expect((await post(`${url}/predict`, key, { text: 'fine' })).status).toBe(200);
+    const caught = post(`${url}/predict`, key, { text: '«slow:1500» caught' });
+    await until('it is counted', async () => (await remaining(url, key)) === 2);
+    process.kill(rig.redisPid, signal);
+    expect((await caught).status).toBe(503);
+    // Longer than a connection may be silent: it is opened anew, with what was sent on the old one still to be read.
+    if (signal === 'SIGSTOP') await delay(4_000);
+    if (signal === 'SIGKILL') await rig.restartRedis();
+    else process.kill(rig.redisPid, 'SIGCONT');
+    const left = async () =>
+      (await request(`${url}/me`, { headers: { 'X-API-Key': key } })).body.limits?.[0].remaining;
+    await until('the place is given back', async () => (await left()) === 3);
+    let passed = 0;
+    for (let i = 0; i < 8; i++)
+      passed += Number((await post(`${url}/predict`, key, { text: 'fine' })).status === 200);
+    expect(passed).toBe(3);
+  },
+);

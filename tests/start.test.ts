@@ -1,7 +1,7 @@
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from '@jest/globals';
-import { App, cliMain, isRunning, post, root, temporary, until } from './harness.js';
+import { App, cliMain, isRunning, post, request, root, temporary, until } from './harness.js';
 
 /** `scripts/start.mjs` with a folder of its own, as `npm start` runs it. */
 let folder: string;
@@ -155,6 +155,44 @@ test('a wrong setting or a port in use ends it with a line that says so', async 
   expect(await wrong.exit()).toBe(1);
   expect(wrong.output).toMatch(/STALL_SECONDS: /);
   await until('nothing is left', () => processesOf(other).length === 0);
+});
+
+test('one worker more can be started beside it, and a lost development key is replaced', async () => {
+  const app = start();
+  const { url } = await curl(app);
+  const more = new App(process.execPath, [join(root, 'scripts/start.mjs'), 'worker'], {
+    DATA_DIR: folder,
+    WORKER_ADMIN_PORT: '0',
+    MODEL_PROCESSES: '1',
+  });
+  started.push(more);
+  await until('two workers are ready', async () => (await request(`${url}/ready`)).body.workers === 2);
+  await more.stop();
+  await until('one is left', async () => (await request(`${url}/ready`)).body.workers === 1);
+  await app.stop('SIGINT');
+  rmSync(join(folder, 'dev-key'));
+  const again = await curl(start());
+  expect((await post(`${again.url}/predict`, again.key, { text: 'fine' })).status).toBe(200);
+});
+
+test.each(['SIGINT', 'SIGKILL'] as const)(
+  '%s while Redis starts leaves nothing, and the next start works',
+  async (signal) => {
+    const app = start();
+    await until('Redis is there', () => existsSync(join(folder, 'redis/redis.pid')), 20_000);
+    app.child.kill(signal);
+    await app.exit();
+    await until('nothing is left', () => processesOf(folder).length === 0, 15_000);
+    await curl(start());
+  },
+);
+
+test('of several that find the lock of a dead one, one starts', async () => {
+  writeFileSync(join(folder, 'start.pid'), '999999999');
+  const all = Array.from({ length: 4 }, () => start());
+  await Promise.any(all.map((app) => curl(app)));
+  await until('the others have ended', () => all.filter(({ child }) => child.exitCode !== null).length === 3);
+  expect(all.map(({ child }) => child.exitCode).sort()).toEqual([1, 1, 1, null]);
 });
 
 test('the CLI finds the Redis of a running start', async () => {

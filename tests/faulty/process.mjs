@@ -1,5 +1,4 @@
 // A model process for tests: the shipped one, but for texts that carry a mark.
-import { existsSync, writeFileSync } from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
 import { loadPipeline, serve } from '@sluice/worker/model';
 
@@ -12,11 +11,6 @@ serve(async (message, tell) => {
         if (text.includes('«hang»')) for (;;);
         if (text.includes('«crash»')) process.kill(process.pid, 'SIGKILL');
         if (text.includes('«refuse»')) throw new Error('the model does not like it');
-        const [, once] = /«crash once:([^»]+)»/.exec(text) ?? [];
-        if (once && !existsSync(once)) {
-          writeFileSync(once, '');
-          process.kill(process.pid, 'SIGKILL');
-        }
       }
       const slowest = texts.map((text) => Number(/«slow:(\d+)»/.exec(text)?.[1] ?? 0));
       await delay(Math.max(...slowest));

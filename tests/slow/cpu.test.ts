@@ -2,9 +2,13 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from '@jest/globals';
 import { readSettings } from '@sluice/shared';
-import { loadMessage, modelProcessEntry } from '@sluice/worker';
-import { readCpuFlags, sessionOptionsFor } from '../../apps/worker/dist/model/sessionOptions.js';
-import { ModelProcess } from '../../apps/worker/dist/model/supervisor.js';
+import {
+  loadMessage,
+  ModelProcess,
+  modelProcessEntry,
+  readCpuFlags,
+  sessionOptionsFor,
+} from '@sluice/worker';
 import { root } from '../harness.js';
 
 // A text has the same score on any x86-64 processor, within 0.005. The emulated process is the shipped one, started
@@ -24,11 +28,15 @@ const sentences = readFileSync(join(root, 'tests/data/sst2-100.tsv'), 'utf8')
 
 async function score(emulator: string[], flags: ReadonlySet<string> | undefined) {
   const [program = process.execPath, ...args] = [...emulator, process.execPath, modelProcessEntry];
-  const model = new ModelProcess([program, ...args], {
-    ...loadMessage(readSettings({})),
-    sessionOptions: sessionOptionsFor('x64', flags),
-    checkInvariance: false,
-  });
+  const model = new ModelProcess(
+    [program, ...args],
+    {
+      ...loadMessage(readSettings({})),
+      sessionOptions: sessionOptionsFor('x64', flags),
+      checkInvariance: false,
+    },
+    BUDGET_MS,
+  );
   try {
     await model.ready;
     const results = [];

@@ -1,13 +1,21 @@
-const UNITS = { s: 1, m: 60, h: 3_600, d: 86_400, w: 604_800 } as const;
+/** Ten years: a key that lasts longer lasts for ever. */
+const MAX_MS = 10 * 365 * 86_400_000;
+const UNITS = new Map([
+  ['s', 1],
+  ['m', 60],
+  ['h', 3_600],
+  ['d', 86_400],
+  ['w', 604_800],
+]);
 
 /**
- * Milliseconds of a duration such as `90d`, `24h`, `30m` or `45s`.
+ * Milliseconds of a duration such as `90d`, `24h`, `30m` or `45s`, up to ten years.
  * @throws RangeError that says how to write one
  */
 export function parseDuration(text: string): number {
   const [, count, unit] = /^(\d{1,9})([smhdw])$/.exec(text) ?? [];
-  if (count === undefined || unit === undefined || Number(count) === 0) {
-    throw new RangeError(`"${text}" is not a duration: write 45s, 30m, 24h, 90d or 2w`);
-  }
-  return Number(count) * UNITS[unit as keyof typeof UNITS] * 1000;
+  const seconds = UNITS.get(unit ?? '') ?? 0;
+  const ms = Number(count) * seconds * 1000;
+  if (ms > 0 && ms <= MAX_MS) return ms;
+  throw new RangeError(`"${text}" is not a duration of up to ten years: write 45s, 30m, 24h, 90d or 2w`);
 }

@@ -1,36 +1,49 @@
-import { chmod, mkdir, readFile, rename, writeFile } from 'node:fs/promises';
+import { link, mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { dirname } from 'node:path';
+import { CliError } from './terminal.js';
 
-/** The key in a file; undefined when there is no such file or nothing in it. */
+/** What a header field can carry: printable, on one line. */
+const KEY = /^\P{C}{1,256}$/u;
+
+const codeOf = (error: unknown) => (error as NodeJS.ErrnoException).code;
+
+/**
+ * The key in a file; undefined when there is no such file or nothing in it.
+ * @throws CliError when what is in it can be no key
+ */
 export async function readKeyFile(file: string): Promise<string | undefined> {
   try {
     const text = (await readFile(file, 'utf8')).trim();
+    if (text !== '' && !KEY.test(text)) throw new CliError(`${file} does not hold a key`);
     return text === '' ? undefined : text;
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
+    if (codeOf(error) === 'ENOENT') return undefined;
     throw error;
   }
 }
 
 /**
- * Writes a key to a file that its owner alone can read. Of two that do it at once for a new file, one wins.
- * @param replace whether a key that is there already gives way
+ * Writes a key to a file that its owner alone can read. Of several that do it at once one wins, and the file is never
+ * there half-written.
+ * @param replaces the key that the file holds, which gives way; undefined for a file that is not there
  * @returns the key that the file holds now
  */
-export async function writeKeyFile(file: string, key: string, replace: boolean): Promise<string> {
+export async function writeKeyFile(file: string, key: string, replaces: string | undefined): Promise<string> {
   await mkdir(dirname(file), { recursive: true, mode: 0o700 });
-  if (replace) {
-    const fresh = `${file}.${process.pid}`;
-    await writeFile(fresh, `${key}\n`, { mode: 0o600 });
-    await chmod(fresh, 0o600);
-    await rename(fresh, file);
-    return key;
-  }
+  const fresh = `${file}.${process.pid}`;
+  await writeFile(fresh, `${key}\n`, { mode: 0o600 });
   try {
-    await writeFile(file, `${key}\n`, { mode: 0o600, flag: 'wx' });
+    if (replaces !== undefined && (await readKeyFile(file)) === replaces) await rename(fresh, file);
+    else await link(fresh, file);
     return key;
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
-    return (await readKeyFile(file)) ?? writeKeyFile(file, key, true);
+    if (codeOf(error) !== 'EEXIST') throw error;
+    const winner = await readKeyFile(file);
+    if (winner !== undefined) return winner;
+    // Somebody's empty file.
+    await rename(fresh, file);
+    return key;
+  } finally {
+    await rm(fresh, { force: true });
   }
 }

@@ -88,6 +88,14 @@ test('ensure makes a key once, keeps it private, and replaces one that was revok
   expect(JSON.parse(restored.out)).toMatchObject({ key_id: '0123456789ab', status: 'live' });
 });
 
+test('a file that holds no key is refused in a line', async () => {
+  writeFileSync(join(rig.folder, 'odd'), 'hello\nworld');
+  for (const file of [join(rig.folder, 'odd'), rig.folder]) {
+    const { code, out, err } = await sluice(['keys', 'ensure', '--name', 'odd', '--key-file', file]);
+    expect([code, out, err.trim().split('\n').length]).toEqual([1, '', 1]);
+  }
+});
+
 test.each([
   [['keys', 'create'], /--name/],
   [['keys', 'create', '--name', ' '], /--name/],
@@ -95,6 +103,8 @@ test.each([
   [['keys', 'create', '--name', 'x', '--window', '5'], /--window goes with --limit/],
   [['keys', 'create', '--name', 'x', '--scope', 'all'], /predict and batch/],
   [['keys', 'create', '--name', 'x', '--expires', 'soon'], /45s, 30m, 24h, 90d or 2w/],
+  [['keys', 'create', '--name', 'x', '--expires', '999999999w'], /up to ten years/],
+  [['keys', 'create', '--name', 'x', '--limit', '5', '--window', '9007199254740991'], /31536000/],
   [['keys', 'frobnicate'], /unknown command/],
 ])('%j is wrong use', async (args, message) => {
   const { code, out, err } = await sluice(args);

@@ -33,7 +33,7 @@ export function addKeysCommands(program: Command): void {
     .description('make a key and show it, once')
     .requiredOption('--name <name>', 'for people; need not be unique', keyName)
     .option('--limit <requests>', 'own rate limit: requests in a window', positive)
-    .option('--window <seconds>', 'length of that window (default 60)', positive)
+    .option('--window <seconds>', 'length of that window (default 60)', windowSeconds)
     .option('--bulk <texts>', 'how many texts may wait in unfinished batches (default 100000)', notNegative)
     .option('--scope <scopes>', 'predict, batch, or both (default)', scopes)
     .option('--expires <duration>', 'after 90d, 24h, 30m …', duration)
@@ -95,13 +95,7 @@ export function addKeysCommands(program: Command): void {
     .requiredOption('--key-file <file>', 'where the key is kept, readable by its owner alone')
     .action(({ name, keyFile }: { name: string; keyFile: string }) =>
       withKeyring(async (keyring, nowMs) => {
-        const { key, record } = await ensure(
-          keyring,
-          name,
-          keyFile,
-          process.env.SLUICE_DEV_KEY || undefined,
-          nowMs,
-        );
+        const { key, record } = await ensure(keyring, name, keyFile, nowMs);
         print(keys, { key, ...shown(record, nowMs) }, () => key);
       }),
     );
@@ -109,36 +103,37 @@ export function addKeysCommands(program: Command): void {
 
 /**
  * Sees to it that a name has a live key whose secret is known here.
- * @param supplied a key that the operator chose; it is registered and not written to the file
- * @throws CliError when the name has a key but its secret is not here, or the supplied key was revoked
+ * @param name counts when the file holds no live key
+ * @throws CliError when the name has a key but its secret is not here
  */
 async function ensure(
   keyring: Keyring,
   name: string,
   keyFile: string,
-  supplied: string | undefined,
   nowMs: number,
 ): Promise<{ key: string; record: KeyRecord }> {
-  if (supplied !== undefined) {
-    const record = await keyring.register(supplied, { name }, nowMs);
-    if (!isLive(record, nowMs))
-      throw new CliError('The supplied key was revoked or has expired: supply another');
-    return { key: supplied, record };
-  }
   const kept = await readKeyFile(keyFile);
-  if (kept !== undefined) {
-    const record = await keyring.register(kept, { name }, nowMs);
-    if (isLive(record, nowMs)) return { key: kept, record };
-  }
+  const inFile = await registerKept(keyring, name, kept, nowMs);
+  if (inFile) return inFile;
   const named = (await keyring.list()).find((record) => record.name === name && isLive(record, nowMs));
   if (named !== undefined) {
+    // Whoever ensures the same at the same time may have been first.
+    const other = await registerKept(keyring, name, await readKeyFile(keyFile), nowMs);
+    if (other) return other;
     throw new CliError(
       `"${name}" has the key ${named.id}, but ${keyFile} does not hold its secret. ` +
         `Put the file back, or revoke the key (sluice keys revoke ${named.id}) and try again.`,
     );
   }
-  const key = await writeKeyFile(keyFile, makeKey(), kept !== undefined);
+  const key = await writeKeyFile(keyFile, makeKey(), kept);
   return { key, record: await keyring.register(key, { name }, nowMs) };
+}
+
+/** Registers the key that a file holds, if it may be used. */
+async function registerKept(keyring: Keyring, name: string, kept: string | undefined, nowMs: number) {
+  if (kept === undefined) return undefined;
+  const record = await keyring.register(kept, { name }, nowMs);
+  return isLive(record, nowMs) ? { key: kept, record } : undefined;
 }
 
 async function withKeyring(action: (keyring: Keyring, nowMs: number) => Promise<void>): Promise<void> {
@@ -199,15 +194,18 @@ function table(records: ReturnType<typeof shown>[]): string {
     .join('\n');
 }
 
-function whole(text: string, min: number): number {
+function whole(text: string, min: number, max: number): number {
   const value = Number(text);
-  if (!/^\d+$/.test(text) || !Number.isSafeInteger(value) || value < min) {
-    throw new InvalidArgumentError(`It has to be a whole number, ${min} or more.`);
+  if (!/^\d+$/.test(text) || value < min || value > max) {
+    throw new InvalidArgumentError(`It has to be a whole number from ${min} to ${max}.`);
   }
   return value;
 }
-const positive = (text: string) => whole(text, 1);
-const notNegative = (text: string) => whole(text, 0);
+const MOST = 1_000_000_000;
+const YEAR_SECONDS = 31_536_000;
+const positive = (text: string) => whole(text, 1, MOST);
+const notNegative = (text: string) => whole(text, 0, MOST);
+const windowSeconds = (text: string) => whole(text, 1, YEAR_SECONDS);
 
 function keyName(text: string): string {
   if (text.trim() === '' || text.length > 200 || /\p{Cc}/u.test(text)) {

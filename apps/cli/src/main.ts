@@ -1,5 +1,7 @@
 #!/usr/bin/env node
-import { SettingsError } from '@sluice/shared';
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import { redactUrls, rootFolder, SettingsError } from '@sluice/shared';
 import { Command, CommanderError } from 'commander';
 import { addKeysCommands } from './keys.js';
 import { CliError } from './terminal.js';
@@ -7,6 +9,9 @@ import { CliError } from './terminal.js';
 /** Exit statuses: what was asked failed, or was not asked in a way that can be understood. */
 const FAILED = 1;
 const WRONG_USE = 2;
+
+const envFile = join(rootFolder, '.env');
+if (existsSync(envFile)) process.loadEnvFile(envFile);
 
 const program = new Command('sluice')
   .description('Operate a Sluice model server')
@@ -24,6 +29,7 @@ try {
     process.stderr.write(`sluice: ${error.message}\n`);
     process.exitCode = error instanceof CliError ? FAILED : WRONG_USE;
   } else {
-    throw error;
+    process.stderr.write(`sluice: ${redactUrls(error instanceof Error ? error.message : String(error))}\n`);
+    process.exitCode = FAILED;
   }
 }

@@ -2,8 +2,7 @@ import type { Route, RouteName, Routes } from '@sluice/contract';
 import type { Log } from '@sluice/shared';
 import express, { type Express, type Request, type Response } from 'express';
 import type { createAuthenticate } from './auth/authenticate.js';
-import { CallerGone } from './dispatch/dispatcher.js';
-import { Problem } from './errors/problem.js';
+import { CallerGone, Problem } from './errors/problem.js';
 import { problemOf, requestIdOf, respond } from './errors/respond.js';
 import type { Place, RateLimit } from './limits/rateLimit.js';
 import { mountDocsAssets } from './routes/docs.js';
@@ -33,6 +32,13 @@ export function createApp(doors: Doors): Express {
     response.set('X-Request-Id', response.locals.requestId);
     if (doors.draining()) response.set('Connection', 'close');
     logWhenDone(request, response, log);
+    // RFC 9112, section 3.2. Node would answer this itself, without a problem.
+    if (request.httpVersion === '1.1' && request.headers.host === undefined) {
+      throw new Problem('bad_request', { detail: 'The Host header field is missing' });
+    }
+    if (request.headers.expect !== undefined && !/^100-continue$/i.test(request.headers.expect)) {
+      throw new Problem('expectation_failed');
+    }
     next();
   });
 
@@ -110,12 +116,16 @@ function refuse(problem: Problem, response: Response, log: Log): void {
   respond(response, problem, requestId);
 }
 
+const PROBES: ReadonlySet<string> = new Set(['/health', '/ready']);
+
 /** One line a request: never its text, its key or its query. */
 function logWhenDone(request: Request, response: Response, log: Log): void {
   const startedMs = performance.now();
   response.on('close', () => {
     const { requestId, keyId, code } = response.locals;
-    log.info(
+    // Probes come every few seconds and say nothing while they are answered.
+    const level = PROBES.has(request.path) && response.statusCode === 200 ? 'debug' : 'info';
+    log[level](
       {
         request_id: requestId,
         method: request.method,

@@ -1,6 +1,5 @@
 import { randomUUID } from 'node:crypto';
 import { readFileSync } from 'node:fs';
-import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
 import { routesFor } from '@sluice/contract';
@@ -26,7 +25,7 @@ import { createAuthenticate } from './auth/authenticate.js';
 import { Guesses } from './auth/guesses.js';
 import { Dispatcher } from './dispatch/dispatcher.js';
 import { Inbox } from './dispatch/inbox.js';
-import { answerParserErrors } from './errors/respond.js';
+import { createProblemServer } from './errors/respond.js';
 import { RateLimit } from './limits/rateLimit.js';
 import { accountRoutes } from './routes/account.js';
 import { docsRoutes } from './routes/docs.js';
@@ -85,16 +84,20 @@ async function startGateway(settings: Settings, log: Log): Promise<App> {
     log,
   });
 
-  const server = createServer(app);
-  answerParserErrors(server, log);
+  const server = createProblemServer(app, log);
+  // A drain waits for no connection that is kept alive for nothing.
+  server.on('request', (_request, response) => {
+    response.on('finish', () => draining && setImmediate(() => server.closeIdleConnections()));
+  });
   await new Promise<void>((resolve, reject) => {
     server.once('error', (error: NodeJS.ErrnoException) => {
       reject(
-        error.code === 'EADDRINUSE'
-          ? new StartError(`PORT: ${settings.PORT} is in use; set PORT to another`, EXIT_CONFIG)
-          : error.code === 'EACCES' || error.code === 'EADDRNOTAVAIL'
-            ? new StartError(`PORT or HOST: cannot listen there (${error.code})`, EXIT_CONFIG)
-            : error,
+        new StartError(
+          error.code === 'EADDRINUSE'
+            ? `PORT: ${settings.PORT} is in use; set PORT to another`
+            : `PORT or HOST: cannot listen there (${error.code ?? error.message})`,
+          EXIT_CONFIG,
+        ),
       );
     });
     server.listen({ port: settings.PORT, host: settings.HOST }, resolve);
@@ -116,6 +119,7 @@ async function startGateway(settings: Settings, log: Log): Promise<App> {
         ]);
         server.closeAllConnections();
         admission.close();
+        rateLimit.close();
         clock.close();
         await inbox.close();
         await queue.close();

@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import {
   type App,
@@ -27,7 +28,16 @@ import { readCpuFlags, sessionOptionsFor } from './model/sessionOptions.js';
 import { type LoadProgress, ModelProcess } from './model/supervisor.js';
 import { sendReply } from './reply/reply.js';
 
+/** A model process that says nothing for so long while it loads is given up; progress of a download counts. */
+const LOAD_SILENCE_MS = 60_000;
+/** A replacement loads what is there: it has at least so long, or a few times what the first needed. */
+const RELOAD_SILENCE_MS = 5_000;
+const RELOAD_TIMES = 5;
+const CLOSE_AWAY_MS = 500;
 const PROGRESS_EVERY_MS = 1_000;
+
+export { readCpuFlags, sessionOptionsFor } from './model/sessionOptions.js';
+export { ModelProcess } from './model/supervisor.js';
 
 /** The entry of the model process that ships. */
 export const modelProcessEntry = fileURLToPath(new URL('model/process.js', import.meta.url));
@@ -46,14 +56,18 @@ export async function startWorker(
   const workerId = randomUUID();
   const load = loadMessage(settings);
   const progress = progressLog(settings.MODEL, log);
-  let broken: string | undefined;
+  let reloadSilenceMs = LOAD_SILENCE_MS;
   const pool = new Pool({
     size: settings.MODEL_PROCESSES,
     launch: (first) =>
-      new ModelProcess([process.execPath, entry], { ...load, checkInvariance: first }, progress),
+      new ModelProcess(
+        [process.execPath, entry],
+        { ...load, checkInvariance: first },
+        first ? LOAD_SILENCE_MS : reloadSilenceMs,
+        progress,
+      ),
     log,
     onBroken: (error) => {
-      broken = error.message;
       log.fatal({ err: error }, 'Model processes do not load any more; the worker ends');
       process.exit(1);
     },
@@ -66,6 +80,8 @@ export async function startWorker(
     if (signal.aborted) throw signal.reason;
     throw new StartError(`The model ${settings.MODEL} cannot be loaded: ${error.message}`);
   });
+  const loadMs = performance.now() - startedMs;
+  reloadSilenceMs = Math.min(LOAD_SILENCE_MS, Math.max(RELOAD_SILENCE_MS, RELOAD_TIMES * loadMs));
   const batching = facts.moved !== undefined && facts.moved <= MAX_MOVE;
   log[batching ? 'info' : 'warn'](
     { model: settings.MODEL, moved: facts.moved },
@@ -107,7 +123,7 @@ export async function startWorker(
         : clock.away
           ? 'Redis does not answer'
           : pool.ready === 0
-            ? (broken ?? 'no model process is loaded')
+            ? 'no model process is loaded'
             : undefined,
   );
 
@@ -144,9 +160,14 @@ export async function startWorker(
       closing ??= (async () => {
         draining = true;
         clearInterval(beats);
-        await beat;
-        await withdraw(redis, workerId);
-        await consumer.close();
+        if (clock.away) {
+          // What runs could be told to nobody; the announcement goes by its time to live. BullMQ would wait for Redis.
+          await Promise.race([consumer.close(true), delay(CLOSE_AWAY_MS)]);
+        } else {
+          await beat;
+          await withdraw(redis, workerId);
+          await consumer.close(false);
+        }
         await pool.close();
         await admin.close();
         clock.close();

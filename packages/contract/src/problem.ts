@@ -8,12 +8,11 @@ export const problems = {
   bad_request: { status: 400, title: 'Bad Request', detail: 'The request is not valid HTTP' },
   invalid_json: { status: 400, title: 'Bad Request', detail: 'The body is not valid JSON' },
   invalid_encoding: { status: 400, title: 'Bad Request', detail: 'The body is not valid UTF-8' },
-  body_incomplete: { status: 400, title: 'Bad Request', detail: 'The body did not arrive whole' },
   not_authenticated: { status: 401, title: 'Unauthorized', detail: 'Not authenticated' },
   conflicting_keys: {
     status: 401,
     title: 'Unauthorized',
-    detail: 'X-API-Key and Authorization carry different keys',
+    detail: 'The request carries different keys',
   },
   invalid_api_key: { status: 403, title: 'Forbidden', detail: 'Invalid API key' },
   missing_scope: { status: 403, title: 'Forbidden', detail: 'This API key lacks a scope' },
@@ -26,6 +25,11 @@ export const problems = {
     status: 415,
     title: 'Unsupported Media Type',
     detail: 'Send application/json in UTF-8, plain or gzip',
+  },
+  expectation_failed: {
+    status: 417,
+    title: 'Expectation Failed',
+    detail: 'Only "Expect: 100-continue" is understood',
   },
   validation_failed: {
     status: 422,

@@ -121,7 +121,6 @@ export type RouteName = keyof Routes;
 const bodyProblems = [
   'invalid_json',
   'invalid_encoding',
-  'body_incomplete',
   'body_too_large',
   'unsupported_media_type',
   'validation_failed',
@@ -129,7 +128,12 @@ const bodyProblems = [
 
 /** Every code that a route can answer with, in the order in which a request meets them. */
 export function problemsOf(route: Route): ProblemCode[] {
-  const codes: ProblemCode[] = ['bad_request', 'headers_too_large', 'request_timed_out'];
+  const codes: ProblemCode[] = [
+    'bad_request',
+    'headers_too_large',
+    'request_timed_out',
+    'expectation_failed',
+  ];
   if (route.access !== 'open') {
     codes.push(
       'not_authenticated',

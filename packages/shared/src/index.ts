@@ -1,5 +1,6 @@
 export * from './config/settings.js';
 export * from './fleet/heartbeat.js';
+export * from './json.js';
 export * from './keys/keyring.js';
 export * from './log.js';
 export * from './process/lifecycle.js';

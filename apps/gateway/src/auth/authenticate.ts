@@ -14,20 +14,24 @@ export interface Caller {
 /** Longer than any key that can be made. */
 const MAX_KEY_CHARS = 512;
 
+/** Node gives header fields as Latin-1; a key that is no ASCII comes in UTF-8. */
+const utf8 = (field: string) => Buffer.from(field, 'latin1').toString('utf8');
+
 /**
  * The key of a request: `X-API-Key`, or `Authorization: Bearer`.
+ * @param headers each field with all its values
  * @throws Problem `not_authenticated` or `conflicting_keys`
  */
-export function presentedKey(headers: IncomingMessage['headers']): string {
-  const named = headers['x-api-key'];
-  const bearer = /^Bearer +(\S+) *$/i.exec(headers.authorization ?? '')?.[1];
+export function presentedKey(headers: IncomingMessage['headersDistinct']): string {
+  const bearers = (headers.authorization ?? []).flatMap((field) => /^Bearer +(.+)$/i.exec(field)?.[1] ?? []);
+  const keys = new Set(
+    [...(headers['x-api-key'] ?? []), ...bearers].map((key) => key.trim()).filter(Boolean),
+  );
+  const [key, ...others] = keys;
   const challenge = { headers: { 'WWW-Authenticate': 'Bearer realm="sluice"' } };
-  if (typeof named === 'string' && named !== '' && bearer !== undefined && named !== bearer) {
-    throw new Problem('conflicting_keys', challenge);
-  }
-  const key = (typeof named === 'string' && named) || bearer;
-  if (!key) throw new Problem('not_authenticated', challenge);
-  return key;
+  if (others.length > 0) throw new Problem('conflicting_keys', challenge);
+  if (key === undefined) throw new Problem('not_authenticated', challenge);
+  return utf8(key);
 }
 
 /**
@@ -40,7 +44,7 @@ export function createAuthenticate(keyring: Keyring, guesses: Guesses, clock: Re
     request: IncomingMessage & { ip?: string | undefined },
     access: Exclude<Route['access'], 'open'>,
   ): Promise<Caller> {
-    const key = presentedKey(request.headers);
+    const key = presentedKey(request.headersDistinct);
     const nowMs = clock.now();
     if (clock.away || nowMs === undefined) throw new Problem('unavailable');
     const record = key.length > MAX_KEY_CHARS ? undefined : await fromRedis(keyring.find(key));

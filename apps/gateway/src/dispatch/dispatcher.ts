@@ -8,13 +8,8 @@ import {
   type RedisClock,
 } from '@sluice/shared';
 import type { Queue } from 'bullmq';
-import { fromRedis, Problem } from '../errors/problem.js';
+import { CallerGone, fromRedis, Problem } from '../errors/problem.js';
 import type { Inbox } from './inbox.js';
-
-/** The caller went away before the answer: there is nobody to tell. */
-export class CallerGone extends Error {
-  override name = 'CallerGone';
-}
 
 interface Request {
   text: string;
@@ -75,12 +70,13 @@ export class Dispatcher {
     this.#waits.add(end);
     if (signal.aborted) hangUp();
     else signal.addEventListener('abort', hangUp, { once: true });
+    const enqueued = this.#enqueue(job, timeoutMs, ended.signal);
     try {
-      await Promise.race([this.#enqueue(job, timeoutMs), outcome]);
+      await Promise.race([enqueued, outcome]);
       return await outcome;
     } catch (error) {
       // A job that waits still is of no use to anybody; one that a worker has taken is left to it.
-      this.#queue.remove(id).catch((err: unknown) => this.#log.debug({ err, id }, 'A job was not removed'));
+      void enqueued.catch(() => {}).then(() => this.#remove(id));
       throw error;
     } finally {
       clearTimeout(timer);
@@ -90,11 +86,20 @@ export class Dispatcher {
     }
   }
 
+  async #remove(id: string): Promise<void> {
+    try {
+      await this.#queue.remove(id);
+    } catch (err) {
+      this.#log.debug({ err, id }, 'A job was not removed');
+    }
+  }
+
   /** Adds a job once its reply could be heard. */
-  async #enqueue(job: Job, timeoutMs: number): Promise<void> {
+  async #enqueue(job: Job, timeoutMs: number, ended: AbortSignal): Promise<void> {
     if (!(await this.#inbox.listening(Math.min(timeoutMs, COMMAND_TIMEOUT_MS)))) {
       throw new Problem('unavailable');
     }
+    if (ended.aborted) return;
     await fromRedis(
       this.#queue.add('text', job, { jobId: job.id, removeOnComplete: true, removeOnFail: true }),
     );

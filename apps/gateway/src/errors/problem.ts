@@ -13,7 +13,11 @@ interface ProblemOptions {
 }
 
 /** Seconds after which a client may try again, where nothing better is known. */
-const RETRY_AFTER_SECONDS = { no_worker: 2, unavailable: 1, shutting_down: 2 } as const;
+const RETRY_AFTER_SECONDS: Partial<Record<ProblemCode, number>> = {
+  no_worker: 2,
+  unavailable: 1,
+  shutting_down: 2,
+};
 
 /** An error that the client is told, by its code in the catalogue. */
 export class Problem extends Error {
@@ -31,10 +35,8 @@ export class Problem extends Error {
     this.status = problems[code].status;
     this.errors = errors;
     this.extensions = extensions ?? {};
-    this.headers =
-      code in RETRY_AFTER_SECONDS
-        ? { 'Retry-After': String(RETRY_AFTER_SECONDS[code as keyof typeof RETRY_AFTER_SECONDS]), ...headers }
-        : { ...headers };
+    const retryAfter = RETRY_AFTER_SECONDS[code];
+    this.headers = { ...(retryAfter ? { 'Retry-After': String(retryAfter) } : {}), ...headers };
   }
 
   /** The body of the answer (RFC 9457). */
@@ -50,6 +52,11 @@ export class Problem extends Error {
       ...this.extensions,
     };
   }
+}
+
+/** The caller went away before the answer: there is nobody to tell. */
+export class CallerGone extends Error {
+  override name = 'CallerGone';
 }
 
 /**

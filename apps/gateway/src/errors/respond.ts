@@ -1,11 +1,21 @@
 import { randomUUID } from 'node:crypto';
-import { type IncomingMessage, type Server, STATUS_CODES } from 'node:http';
-import type { Socket } from 'node:net';
+import {
+  createServer,
+  type IncomingMessage,
+  type RequestListener,
+  type Server,
+  type ServerOptions,
+  type ServerResponse,
+  STATUS_CODES,
+} from 'node:http';
+import type { Duplex } from 'node:stream';
 import type { ProblemCode } from '@sluice/contract';
 import type { Log } from '@sluice/shared';
 import type { Response } from 'express';
+import { z } from 'zod';
 import { Problem } from './problem.js';
 
+const clientErrorSchema = z.object({ status: z.number().min(400).max(499) });
 const SANE_REQUEST_ID = /^[\w.:/+=-]{1,128}$/;
 
 /** The caller's `X-Request-Id` if it sent a sane one, else a new one. */
@@ -17,6 +27,10 @@ export function requestIdOf(request: IncomingMessage): string {
 /** What the client is told of an error: a Problem as it is; anything else is ours, and it hears no more than that. */
 export function problemOf(error: unknown): Problem {
   if (error instanceof Problem) return error;
+  // What express and its file server refuse, such as a precondition.
+  const refused = clientErrorSchema.safeParse(error);
+  if (refused.success)
+    return new Problem('bad_request', { detail: 'The request cannot be met', cause: error });
   return new Problem('internal_error', { cause: error });
 }
 
@@ -35,27 +49,58 @@ const parserProblems: Readonly<Record<string, ProblemCode>> = {
   ERR_HTTP_REQUEST_TIMEOUT: 'request_timed_out',
 };
 
-/** Answers what the HTTP parser refuses, before there is a request for express. */
-export function answerParserErrors(server: Server, log: Log): void {
-  server.on('clientError', (error: NodeJS.ErrnoException, socket: Socket) => {
+/** A server whose every answer is the app's or a problem, also to what Node would refuse by itself. */
+export function createProblemServer(app: RequestListener, log: Log, options: ServerOptions = {}): Server {
+  const server = createServer({ ...options, requireHostHeader: false }, (request, response) => {
+    if (URL.canParse(request.url ?? '', 'http://host')) app(request, response);
+    // express would answer it by itself, as a page.
+    else answerRaw(request.socket, new Problem('bad_request', { detail: 'The request target is no URL' }));
+  });
+  /** The answer that a connection is at. */
+  const answers = new WeakMap<Duplex, ServerResponse>();
+  server.on('request', (request, response) => answers.set(request.socket, response));
+  // express refuses what is expected and not understood.
+  server.on('checkExpectation', (request, response) => {
+    answers.set(request.socket, response);
+    app(request, response);
+  });
+  server.on('connect', (_request, socket) => {
+    answerRaw(socket, new Problem('method_not_allowed', { headers: { Allow: 'GET, HEAD, POST, OPTIONS' } }));
+  });
+  server.on('clientError', (error: NodeJS.ErrnoException, socket) => {
     if (error.code === 'ECONNRESET' || !socket.writable) {
       socket.destroy();
       return;
     }
-    const problem = new Problem(parserProblems[error.code ?? ''] ?? 'bad_request');
-    const requestId = randomUUID();
-    log.debug({ request_id: requestId, code: error.code }, 'Refused by the HTTP parser');
-    const body = JSON.stringify(problem.body(requestId));
-    socket.end(
-      [
-        `HTTP/1.1 ${problem.status} ${STATUS_CODES[problem.status]}`,
-        'Content-Type: application/problem+json',
-        `Content-Length: ${Buffer.byteLength(body)}`,
-        `X-Request-Id: ${requestId}`,
-        'Connection: close',
-        '',
-        body,
-      ].join('\r\n'),
-    );
+    const code = parserProblems[error.code ?? ''] ?? 'bad_request';
+    log.debug({ code, reason: error.code }, 'Refused by the HTTP parser');
+    const running = answers.get(socket);
+    const refuse = () => answerRaw(socket, new Problem(code));
+    // What comes behind a request is not answered before it.
+    if (running && !running.writableFinished) running.once('finish', refuse);
+    else refuse();
   });
+  return server;
+}
+
+/** Answers where there is no request for express, and closes. */
+function answerRaw(socket: Duplex, problem: Problem): void {
+  const requestId = randomUUID();
+  const body = JSON.stringify(problem.body(requestId));
+  const headers = {
+    ...problem.headers,
+    'Content-Type': 'application/problem+json',
+    'Content-Length': Buffer.byteLength(body),
+    'X-Request-Id': requestId,
+    Connection: 'close',
+  };
+  socket.on('error', () => socket.destroy());
+  socket.end(
+    [
+      `HTTP/1.1 ${problem.status} ${STATUS_CODES[problem.status]}`,
+      ...Object.entries(headers).map(([name, value]) => `${name}: ${value}`),
+      '',
+      body,
+    ].join('\r\n'),
+  );
 }

@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto';
 import {
   COMMAND_TIMEOUT_MS,
   type KeyRecord,
@@ -8,7 +9,14 @@ import {
 } from '@sluice/shared';
 import type { Redis } from 'ioredis';
 import { fromRedis, Problem } from '../errors/problem.js';
-import { SlidingWindow, SlidingWindowRes, tightest, type WindowState } from './slidingWindow.js';
+import {
+  REFUND_MEMORY_MS,
+  type Refund,
+  SlidingWindow,
+  SlidingWindowRes,
+  tightest,
+  type WindowState,
+} from './slidingWindow.js';
 
 /** A request's place in the windows of its key. */
 export interface Place {
@@ -17,9 +25,21 @@ export interface Place {
   remaining: number;
   /** The header fields that tell the caller (draft-ietf-httpapi-ratelimit-headers). */
   headers: Readonly<Record<string, string>>;
-  /** Gives the place back, without waiting for Redis. */
+  /** Gives the place back, without waiting for Redis; tries for up to a minute. */
   refund(): void;
 }
+
+/** A refund that Redis has not confirmed. */
+interface Owed {
+  limiter: SlidingWindow;
+  keyId: string;
+  refund: Refund;
+  /** On this process's monotonic clock: later than this it is not tried again. */
+  untilMs: number;
+}
+
+const RETRY_EVERY_MS = 500;
+const MAX_OWED = 10_000;
 
 const seconds = (ms: number) => Math.ceil(ms / 1000);
 /** The first window is the default one; the others are named by their length. */
@@ -47,6 +67,8 @@ export class RateLimit {
   #log: Log;
   /** One limiter for each set of limits in use. */
   #limiters = new Map<string, SlidingWindow>();
+  #owed: Owed[] = [];
+  #timer: NodeJS.Timeout;
 
   /** @param defaults for keys without limits of their own */
   constructor(redis: Redis, clock: RedisClock, defaults: readonly Limit[], log: Log) {
@@ -54,6 +76,7 @@ export class RateLimit {
     this.#clock = clock;
     this.#defaults = defaults;
     this.#log = log;
+    this.#timer = setInterval(() => this.#retry(), RETRY_EVERY_MS);
   }
 
   /**
@@ -82,11 +105,31 @@ export class RateLimit {
       remaining: tightest(windows).remaining,
       headers,
       refund: () => {
-        limiter.refund(record.id, windows).catch((err: unknown) => {
-          this.#log.debug({ err, key_id: record.id }, 'A place could not be given back');
-        });
+        const untilMs = performance.now() + REFUND_MEMORY_MS - COMMAND_TIMEOUT_MS;
+        void this.#giveBack({ limiter, keyId: record.id, refund: { id: randomUUID(), windows }, untilMs });
       },
     };
+  }
+
+  /** Stops trying to give back what is still owed. */
+  close(): void {
+    clearInterval(this.#timer);
+  }
+
+  async #giveBack(owed: Owed): Promise<void> {
+    try {
+      await owed.limiter.refund(owed.keyId, owed.refund);
+    } catch (err) {
+      this.#log.debug({ err, key_id: owed.keyId }, 'A place could not be given back yet');
+      if (this.#owed.length < MAX_OWED) this.#owed.push(owed);
+    }
+  }
+
+  #retry(): void {
+    if (this.#clock.away || this.#owed.length === 0) return;
+    const due = this.#owed.filter(({ untilMs }) => performance.now() < untilMs);
+    this.#owed = [];
+    for (const owed of due) void this.#giveBack(owed);
   }
 
   /** How the windows of a key stand; takes nothing. */

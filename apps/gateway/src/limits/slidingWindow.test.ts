@@ -85,14 +85,14 @@ test('a refund gives back its own entry and no other', async () => {
   await take(limiter, key, MINUTE);
   const second = await take(limiter, key, MINUTE + 10_000);
   await take(limiter, key, MINUTE + 20_000);
-  // Refunds run on the real clock, on which all of this is past; look with the test's.
-  await limiter.reward(key, 1, { entries: second.windows, nowMs: MINUTE + 30_000 });
+  const refund = { id: 'second', windows: second.windows };
+  await limiter.refund(key, refund, { nowMs: MINUTE + 30_000 });
   const look = async (nowMs: number) => (await limiter.get(key, { nowMs })) as SlidingWindowRes;
   expect((await look(MINUTE + 30_000)).windows).toMatchObject([{ remaining: 1, resetMs: 30_000 }]);
   // The first goes at 60 s and the third at 80 s: nothing is left to go at 70 s.
   expect((await look(MINUTE + 60_000)).windows).toMatchObject([{ remaining: 2, resetMs: 20_000 }]);
-  // An entry that is given back already is left gone.
-  await limiter.reward(key, 1, { entries: second.windows, nowMs: MINUTE + 61_000 });
+  // An entry that is given back already is left gone, whoever asks.
+  await limiter.refund(key, { ...refund, id: 'another' }, { nowMs: MINUTE + 61_000 });
   expect((await look(MINUTE + 61_000)).windows).toMatchObject([{ remaining: 2 }]);
 });
 
@@ -100,7 +100,9 @@ test('a refund of one of many in the same tick gives back one', async () => {
   const [limiter, key] = [window(tenAMinute), caller()];
   const answers = [];
   for (let i = 0; i < 5; i++) answers.push(await take(limiter, key, MINUTE));
-  await limiter.reward(key, 1, { entries: answers[0]?.windows, nowMs: MINUTE });
+  const refund = { id: 'one of five', windows: answers[0]?.windows ?? [] };
+  // Tried again, as after a lost reply, it is the same refund.
+  for (let i = 0; i < 3; i++) await limiter.refund(key, refund, { nowMs: MINUTE });
   expect(await limiter.get(key, { nowMs: MINUTE })).toMatchObject({ windows: [{ remaining: 6 }] });
 });
 

@@ -54,13 +54,24 @@ export function tightest(windows: readonly WindowState[]): WindowState {
   }, first);
 }
 
+/** A place to give back. */
+export interface Refund {
+  /** Names it, so that it is given back once however often that is tried. */
+  id: string;
+  /** The windows as they stood when it was taken. */
+  windows: readonly WindowState[];
+}
+
+/** A refund may be tried again for so long, in milliseconds: the script remembers it for this time. */
+export const REFUND_MEMORY_MS = 60_000;
+
 export interface CallOptions {
   /** Milliseconds since the epoch instead of Redis's clock: for tests. */
   nowMs?: number;
   /** Redis's time after which the call writes nothing, because whoever asked has gone. */
   notAfterMs?: number;
-  /** The entries to give back, of an earlier answer. */
-  entries?: readonly WindowState[];
+  /** What to give back. */
+  refund?: Refund;
 }
 
 /**
@@ -89,10 +100,10 @@ export class SlidingWindow extends RateLimiterRedis {
 
   /**
    * Gives back the one place that an earlier `consume` took: exactly its entry, in each window. An entry that is
-   * gone is left gone.
+   * gone is left gone, and a refund that was made is not made again within {@link REFUND_MEMORY_MS}.
    */
-  async refund(key: string, entries: readonly WindowState[]): Promise<void> {
-    await this.reward(key, 1, { entries });
+  async refund(key: string, refund: Refund, options: Pick<CallOptions, 'nowMs'> = {}): Promise<void> {
+    await this.reward(key, 1, { ...options, refund });
   }
 
   /** The library's hook to take (or, with negative points, give back) places. */
@@ -111,13 +122,14 @@ export class SlidingWindow extends RateLimiterRedis {
     return this.#call(rlKey, 0, options);
   }
 
-  #call(rlKey: string, points: number, { nowMs, notAfterMs, entries }: CallOptions): Promise<ScriptResult> {
+  #call(rlKey: string, points: number, { nowMs, notAfterMs, refund }: CallOptions): Promise<ScriptResult> {
     const keys = this.#limits.map(({ windowSeconds }) => `${rlKey}:${windowSeconds}`);
+    if (refund) keys.push(`${this.keyPrefix}:refund:${refund.id}`);
     const windows = this.#limits.flatMap(({ limit, windowSeconds }, i) => [
       limit,
       windowSeconds * 1000,
       tickMs(windowSeconds),
-      entries?.[i]?.tick ?? '',
+      refund?.windows[i]?.tick ?? '',
     ]);
     return this.#redis.slidingWindow(keys.length, ...keys, nowMs ?? '', notAfterMs ?? '', points, ...windows);
   }

@@ -3,6 +3,7 @@
 -- KEYS[i]   a LIST for each window: the number of places taken, then pairs of time (µs since the epoch) and count,
 --           oldest first. Requests of one tick share a pair, under the time of the latest, so that a list is bounded
 --           whatever the limit, and a place comes free at most one tick late and never early.
+-- KEYS[n+1] with places given back: a mark that they were, for a call that is made twice
 -- ARGV[1]   now, in ms since the epoch; '' for Redis's own clock
 -- ARGV[2]   later than this, in ms since the epoch, nothing is written: whoever asked has gone; '' for no such time
 -- ARGV[3]   places to take, all or none; 0 to look; -1 to give one back
@@ -25,6 +26,9 @@ if notAfter and now > notAfter * 1000 then
   return redis.error_reply('LATE nobody waits for this any more')
 end
 local points = tonumber(ARGV[3])
+local count = (#ARGV - 3) / 4
+local mark = KEYS[count + 1]
+if mark and not redis.call('SET', mark, '1', 'NX', 'PX', 60000) then points = 0 end
 -- The oldest or latest pair usually says it all; where it does not, the list is read in pieces of this many pairs.
 local CHUNK = 100
 
@@ -120,7 +124,8 @@ local function untilFree(key, taken, limit, length)
 end
 
 local windows, allowed = {}, true
-for i, key in ipairs(KEYS) do
+for i = 1, count do
+  local key = KEYS[i]
   local at = 4 + (i - 1) * 4
   local window = {
     limit = tonumber(ARGV[at]),
@@ -140,8 +145,8 @@ for i, key in ipairs(KEYS) do
 end
 
 local result = { allowed and 1 or 0 }
-for i, key in ipairs(KEYS) do
-  local window = windows[i]
+for i = 1, count do
+  local key, window = KEYS[i], windows[i]
   if points > 0 and allowed then
     add(key, points, window.size)
     window.taken = window.taken + points

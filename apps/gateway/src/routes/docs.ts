@@ -48,5 +48,5 @@ export function mountDocsAssets(app: Express): void {
   app.get('/docs/assets/start.js', (_request, response) => {
     response.type('text/javascript').send(startScript);
   });
-  app.use('/docs/assets', express.static(swaggerUi, { index: false, maxAge: '1d' }));
+  app.use('/docs/assets', express.static(swaggerUi, { index: false, maxAge: '1d', acceptRanges: false }));
 }

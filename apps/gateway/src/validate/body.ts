@@ -1,15 +1,14 @@
 import type { ProblemCode } from '@sluice/contract';
 import express, { type Request, type Response } from 'express';
-import type { z } from 'zod';
-import { Problem } from '../errors/problem.js';
+import { z } from 'zod';
+import { CallerGone, Problem } from '../errors/problem.js';
 
 /** Types of the errors that body-parser gives. */
 const readerProblems: Readonly<Record<string, ProblemCode>> = {
   'entity.too.large': 'body_too_large',
   'encoding.unsupported': 'unsupported_media_type',
-  'request.size.invalid': 'body_incomplete',
-  'request.aborted': 'body_incomplete',
 };
+const readerErrorSchema = z.object({ type: z.string().optional(), code: z.string().optional() });
 const MAX_ERRORS = 20;
 
 /** A path in a body as a JSON Pointer (RFC 6901). */
@@ -19,8 +18,9 @@ function pointer(path: readonly PropertyKey[]): string {
 
 /** Whether a request says that its body is JSON in UTF-8. */
 function saysJson(request: Request): boolean {
-  const charset = /;\s*charset\s*=\s*"?([^";\s]*)/i.exec(request.headers['content-type'] ?? '')?.[1];
-  return Boolean(request.is('application/json')) && /^(utf-?8)?$/i.test(charset ?? '');
+  const type = request.headers['content-type'] ?? '';
+  const charset = /;\s*charset\s*=\s*"?([^";\s]*)/i.exec(type)?.[1];
+  return /^application\/json\s*(;|$)/i.test(type) && /^(utf-?8)?$/i.test(charset ?? '');
 }
 
 /**
@@ -66,8 +66,9 @@ function parse(bytes: unknown): unknown {
   }
 }
 
-function readerProblem(error: unknown): Problem {
-  const { type, code } = error as { type?: string; code?: string };
+function readerProblem(error: unknown): Error {
+  const { type, code } = readerErrorSchema.parse(error);
+  if (type === 'request.aborted') return new CallerGone();
   const known = readerProblems[type ?? ''];
   if (known) return new Problem(known, { cause: error });
   // zlib's own errors, as for a corrupt or cut gzip stream.

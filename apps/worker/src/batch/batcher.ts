@@ -31,16 +31,19 @@ export function nextMicroBatch<T extends Sized>(waiting: readonly T[], limits: M
   if (oldest === undefined) return [];
   const sorted = [...waiting].sort((a, b) => a.tokens - b.tokens);
   const at = sorted.indexOf(oldest);
-  let best = { items: [oldest], padding: 0 };
+  let best = { start: at, end: at, padding: 0 };
   for (let start = Math.max(0, at - limits.texts + 1); start <= at; start++) {
-    for (let end = at; end < Math.min(sorted.length, start + limits.texts); end++) {
-      const items = sorted.slice(start, end + 1);
-      const padded = items.length * (sorted[end]?.tokens ?? 0);
-      if (padded > limits.tokens && items.length > 1) break;
-      const padding = padded - items.reduce((sum, { tokens }) => sum + tokens, 0);
-      const more = items.length - best.items.length;
-      if (more > 0 || (more === 0 && padding < best.padding)) best = { items, padding };
+    let tokens = 0;
+    for (let end = start; end < Math.min(sorted.length, start + limits.texts); end++) {
+      const longest = sorted[end]?.tokens ?? 0;
+      tokens += longest;
+      if (end < at) continue;
+      const texts = end - start + 1;
+      if (texts > 1 && texts * longest > limits.tokens) break;
+      const padding = texts * longest - tokens;
+      const more = texts - (best.end - best.start + 1);
+      if (more > 0 || (more === 0 && padding < best.padding)) best = { start, end, padding };
     }
   }
-  return best.items;
+  return sorted.slice(best.start, best.end + 1);
 }

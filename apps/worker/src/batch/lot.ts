@@ -34,7 +34,7 @@ export class Lot {
     if (this.#drawing) return;
     this.#drawing = true;
     while (this.#waiting.length > 0) {
-      const lease = await this.#pool.acquire({ ahead: false });
+      const lease = await this.#pool.acquire({ secondRun: false });
       this.#dropExpired();
       const batch = nextMicroBatch(this.#waiting, this.#limits);
       if (batch.length === 0) {

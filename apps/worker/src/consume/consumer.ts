@@ -49,9 +49,12 @@ export class Consumer {
     this.#worker.on('failed', (job, err) => options.log.warn({ err, id: job?.id }, 'A job failed'));
   }
 
-  /** Takes no more jobs, and finishes those it has. */
-  close(): Promise<void> {
-    return this.#worker.close();
+  /**
+   * Takes no more jobs, and finishes those it has.
+   * @param force without finishing them
+   */
+  close(force: boolean): Promise<void> {
+    return this.#worker.close(force);
   }
 
   async #process(job: Job<unknown, void>): Promise<void> {

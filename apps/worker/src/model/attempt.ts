@@ -48,7 +48,7 @@ export async function attempt(
 }
 
 async function attemptAlone(item: Attemptable, pool: Pool, budgetMs: number, log: Log): Promise<void> {
-  const lease = await pool.acquire({ ahead: true });
+  const lease = await pool.acquire({ secondRun: true });
   if (item.expired()) {
     lease.release();
     item.settle({ kind: 'expired' });

@@ -1,5 +1,3 @@
 export { type Classifier, type Load, loadPipeline } from './pipeline.js';
 export type { LoadMessage, ModelFacts, TextResult } from './protocol.js';
 export { serve } from './serve.js';
-export { readCpuFlags, sessionOptionsFor } from './sessionOptions.js';
-export { ModelProcess, RunError } from './supervisor.js';

@@ -50,7 +50,7 @@ export const loadPipeline: Load = async (message, tell) => {
     ? tokenizer.model_max_length
     : USUAL_MAX_TOKENS;
 
-  /** No tokenizer makes more tokens than a text has bytes, so only long texts are counted. */
+  /** A tokenizer makes a token of a byte at most, so only texts of many bytes are counted. */
   const isTruncated = (text: string) =>
     Buffer.byteLength(text) > maxTokens - 2 && tokenizer.encode(text).length > maxTokens;
 
@@ -63,10 +63,7 @@ export const loadPipeline: Load = async (message, tell) => {
     }));
   }
 
-  const { id2label } = z
-    .object({ id2label: z.record(z.string(), z.string()).default({}) })
-    .parse(classifier.model.config);
-  const facts: ModelFacts = { labels: Object.values(id2label), maxTokens };
+  const facts: ModelFacts = { maxTokens };
   // The first run also allocates what later runs use again.
   await classify(['warm'], 1);
   if (message.checkInvariance) facts.moved = await measureMove((texts) => classify(texts, ALL_LABELS));

@@ -1,6 +1,7 @@
+import { modelDtypes } from '@sluice/shared';
 import { z } from 'zod';
 
-/** What a model process is told to load: everything it knows comes with this message. */
+/** What a model process is told to load. */
 export const loadSchema = z.object({
   type: z.literal('load'),
   model: z.string().min(1),
@@ -13,7 +14,7 @@ export const loadSchema = z.object({
   /** The Hub, or a mirror of it. */
   hubUrl: z.string(),
   revision: z.string(),
-  dtype: z.enum(['auto', 'fp32', 'fp16', 'q8', 'int8', 'uint8', 'q4', 'bnb4', 'q4f16']),
+  dtype: z.enum(modelDtypes),
   /** Of onnxruntime. */
   sessionOptions: z.record(z.string(), z.unknown()),
   /** Whether to find out if scores change with a text's company. */
@@ -43,7 +44,6 @@ export type TextResult = z.infer<typeof textResultSchema>;
 
 /** What a loaded model says of itself. */
 export const modelFactsSchema = z.object({
-  labels: z.array(z.string()),
   /** Most tokens of a text; what is longer is cut. */
   maxTokens: z.int().min(1),
   /** How far a score moved when its text had company; undefined when that was not checked. */

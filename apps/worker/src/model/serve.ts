@@ -38,7 +38,9 @@ export function serve(load: Load): void {
   });
 }
 
-/** One line. */
+/** One line: what happened, and what lies behind it. */
 function reasonOf(error: unknown): string {
-  return (error instanceof Error ? error.message : String(error)).split('\n', 1)[0] ?? '';
+  if (!(error instanceof Error)) return String(error);
+  const [line = ''] = error.message.split('\n', 1);
+  return error.cause === undefined ? line : `${line} (${reasonOf(error.cause)})`;
 }

@@ -7,10 +7,8 @@ import {
   type TextResult,
 } from './protocol.js';
 
-/** A stall timer that fires this much late says that this process was paused, not that the model hangs. */
-const PAUSED_MS = 250;
-/** A process that says nothing for so long while it loads will not. */
-const LOAD_SILENCE_MS = 60_000;
+/** A timer that fires this much late says that this process was paused, not that the model hangs; in milliseconds. */
+export const PAUSED_MS = 250;
 
 /** Why a run gave no results. */
 export class RunError extends Error {
@@ -64,11 +62,13 @@ export class ModelProcess {
   /**
    * @param command program and arguments: a Node, and the entry of a model process
    * @param load the first message
+   * @param silenceMs a process that says nothing for so long while it loads is killed
    * @param onProgress hears how far the load is
    */
   constructor(
     command: readonly [string, ...string[]],
     load: LoadMessage,
+    silenceMs: number,
     onProgress: (progress: LoadProgress) => void = () => {},
   ) {
     this.ready = new Promise((resolve, reject) => {
@@ -80,7 +80,7 @@ export class ModelProcess {
     const [program, ...args] = command;
     // What libraries print goes to standard error: standard output is the log's.
     this.#child = spawn(program, args, { stdio: ['ignore', 2, 2, 'ipc'] });
-    this.#silence = setTimeout(() => this.kill('it was silent for too long'), LOAD_SILENCE_MS);
+    this.#silence = setTimeout(() => this.kill('it was silent for too long'), silenceMs);
     this.gone = new Promise((resolve) => {
       this.#child.once('exit', (code, signal) => {
         this.#end(`it died (${signal ?? `exit status ${code}`})`);

@@ -29,7 +29,9 @@ test.each([
   ['REQUEST_TIMEOUT_SECONDS', '0'],
   ['PUBLIC_DOCS', 'maybe'],
   ['LOG_LEVEL', 'loud'],
-  ['SLUICE_DEV_KEY', 'short'],
+  ['SLUICE_DEV_KEY', 'two\nlines'],
+  ['MODEL', '../secret'],
+  ['MODEL', 'a:b'],
 ])('%s=%s is refused in a line that names the variable and does not repeat the value', (name, value) => {
   let message = '';
   try {

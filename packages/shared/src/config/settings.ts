@@ -1,27 +1,46 @@
 import { availableParallelism } from 'node:os';
+import { resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { z } from 'zod';
 
 /** The folder that holds `package.json`, `models/` and, by default, `.sluice/`. */
 export const rootFolder = fileURLToPath(new URL('../../../../', import.meta.url));
 
-interface VariableNotes {
+/** A folder of `models/`, or `owner/name` on the Hub. It names a queue too. */
+const MODEL_ID = /^[\w-][\w.-]*(\/[\w-][\w.-]*)?$/;
+
+/** The kinds of weights that transformers.js knows. */
+export const modelDtypes = ['auto', 'fp32', 'fp16', 'q8', 'int8', 'uint8', 'q4', 'bnb4', 'q4f16'] as const;
+
+const notesSchema = z.object({
   /** What is counted, or how it is written. */
-  unit: string;
+  unit: z.string(),
   /** One line: what it does. */
-  meaning: string;
+  meaning: z.string(),
   /** Shown as the default where the value depends on the machine or is secret. */
-  shownDefault?: string;
-}
+  shownDefault: z.string().optional(),
+});
+type VariableNotes = z.infer<typeof notesSchema>;
 
 function variable<T extends z.ZodType>(schema: T, notes: VariableNotes): T {
   return schema.meta({ ...notes });
 }
 
-const whole = (min: number, max = Number.MAX_SAFE_INTEGER) => z.coerce.number().int().min(min).max(max);
+const whole = (min: number, max = Number.MAX_SAFE_INTEGER) =>
+  z.string().regex(/^\d+$/, 'not a whole number').transform(Number).pipe(z.number().min(min).max(max));
+const seconds = () =>
+  z
+    .string()
+    .regex(/^\d+(\.\d+)?$/, 'not a number')
+    .transform(Number)
+    .pipe(z.number().min(0.1).max(3600));
 const port = () => whole(0, 65_535);
 const boolean = () => z.stringbool({ truthy: ['true', '1'], falsy: ['false', '0'], case: 'sensitive' });
-const url = (protocol: RegExp) => z.url({ protocol, error: `not a URL that starts as ${protocol.source}` });
+const url = (...protocols: string[]) =>
+  z.url({
+    protocol: new RegExp(`^(${protocols.join('|')})$`),
+    error: `not a URL that begins with ${protocols.map((protocol) => `${protocol}://`).join(' or ')}`,
+  });
 
 /**
  * Every environment variable that Sluice reads, with its default. `README.md` and `.env.example` are checked
@@ -37,24 +56,24 @@ export const settingsSchema = z.object({
     meaning: 'Address the gateway binds to',
     shownDefault: 'all',
   }),
-  REDIS_URL: variable(url(/^rediss?$/).default('redis://127.0.0.1:6379'), {
+  REDIS_URL: variable(url('redis', 'rediss').default('redis://127.0.0.1:6379'), {
     unit: 'redis:// or rediss:// URL',
     meaning:
       'The Redis (6.2 or later, `noeviction`) that holds everything; `npm start` starts one when unset',
   }),
-  MODEL: variable(z.string().min(1).default('minilm-l6-sst2'), {
+  MODEL: variable(z.string().regex(MODEL_ID, 'not a model id').default('minilm-l6-sst2'), {
     unit: 'model id',
     meaning: 'Text-classification model: a folder of `models/`, or else an id on the Hugging Face Hub',
   }),
-  MODEL_DTYPE: variable(
-    z.enum(['auto', 'fp32', 'fp16', 'q8', 'int8', 'uint8', 'q4', 'bnb4', 'q4f16']).default('q8'),
-    { unit: 'transformers.js dtype', meaning: "Which of the model's weight files to load" },
-  ),
+  MODEL_DTYPE: variable(z.enum(modelDtypes).default('q8'), {
+    unit: 'transformers.js dtype',
+    meaning: "Which of the model's weight files to load",
+  }),
   MODEL_REVISION: variable(z.string().min(1).default('main'), {
     unit: 'branch, tag or commit',
     meaning: 'Revision of a model from the Hub',
   }),
-  HF_ENDPOINT: variable(url(/^https?$/).default('https://huggingface.co'), {
+  HF_ENDPOINT: variable(url('http', 'https').default('https://huggingface.co'), {
     unit: 'http:// or https:// URL',
     meaning: 'The Hub, or a mirror of it',
   }),
@@ -68,7 +87,7 @@ export const settingsSchema = z.object({
     meaning: 'Model processes of a worker, one thread each',
     shownDefault: 'one a core',
   }),
-  MICRO_BATCH_TEXTS: variable(whole(1, 1024).default(8), {
+  MICRO_BATCH_TEXTS: variable(whole(1, 256).default(8), {
     unit: 'texts',
     meaning: 'Most texts that a model process runs at once',
   }),
@@ -76,11 +95,11 @@ export const settingsSchema = z.object({
     unit: 'tokens, padding included',
     meaning: 'Most tokens that a model process runs at once (a single text may have more)',
   }),
-  STALL_SECONDS: variable(z.coerce.number().min(0.1).max(3600).default(2), {
+  STALL_SECONDS: variable(seconds().default(2), {
     unit: 'seconds',
     meaning: 'A micro-batch that runs longer is hung: its model process is killed and replaced',
   }),
-  REQUEST_TIMEOUT_SECONDS: variable(z.coerce.number().min(0.1).max(3600).default(5), {
+  REQUEST_TIMEOUT_SECONDS: variable(seconds().default(5), {
     unit: 'seconds',
     meaning: 'Deadline of an interactive request, from the moment its body is read',
   }),
@@ -116,11 +135,16 @@ export const settingsSchema = z.object({
     unit: 'address',
     meaning: 'Address that port is bound to',
   }),
-  DATA_DIR: variable(z.string().min(1).default(`${rootFolder}.sluice`), {
-    unit: 'folder',
-    meaning: 'Development key, downloaded models, and the data of the Redis that `npm start` starts',
-    shownDefault: '.sluice',
-  }),
+  DATA_DIR: variable(
+    z
+      .string()
+      .default('.sluice')
+      .transform((path) => resolve(rootFolder, path)),
+    {
+      unit: 'folder',
+      meaning: 'Development key, downloaded models, and the data of the Redis that `npm start` starts',
+    },
+  ),
   LOG_LEVEL: variable(
     z.enum(['silent', 'fatal', 'error', 'warn', 'info', 'debug', 'trace']).default('info'),
     {
@@ -135,7 +159,7 @@ export const settingsSchema = z.object({
   SLUICE_DEV_KEY: variable(
     z
       .string()
-      .regex(/^[\x21-\x7e]{8,256}$/, '8 to 256 printable ASCII characters, no space')
+      .regex(/^\P{C}{1,256}$/u, 'not 1 to 256 printable characters')
       .optional(),
     {
       unit: 'key',
@@ -156,12 +180,15 @@ export class SettingsError extends Error {
 }
 
 /**
- * Reads the settings from an environment. An empty value counts as unset.
+ * Reads the settings from an environment. An empty value, or a blank one, counts as unset.
  * @throws SettingsError that names each wrong variable and never repeats its value, which may be secret
  */
 export function readSettings(env: Readonly<Record<string, string | undefined>>): Settings {
   const given = Object.fromEntries(
-    Object.keys(settingsSchema.shape).flatMap((name) => (env[name] ? [[name, env[name]]] : [])),
+    Object.keys(settingsSchema.shape).flatMap((name) => {
+      const value = env[name]?.trim();
+      return value ? [[name, value]] : [];
+    }),
   );
   const parsed = settingsSchema.safeParse(given);
   if (parsed.success) return parsed.data;
@@ -171,16 +198,16 @@ export function readSettings(env: Readonly<Record<string, string | undefined>>):
 }
 
 /** One row of the configuration table. */
-export interface SettingRow extends VariableNotes {
+export interface SettingRow extends Pick<VariableNotes, 'unit' | 'meaning'> {
   name: string;
   default: string;
 }
 
 /** The settings as rows for the documentation, in order. */
 export function settingRows(): SettingRow[] {
-  const defaults: Record<string, unknown> = readSettings({});
+  const defaults: Record<string, unknown> = { ...readSettings({}), DATA_DIR: '.sluice' };
   return Object.entries(settingsSchema.shape).map(([name, schema]) => {
-    const { unit, meaning, shownDefault } = schema.meta() as unknown as VariableNotes;
+    const { unit, meaning, shownDefault } = notesSchema.parse(schema.meta());
     return { name, unit, meaning, default: shownDefault ?? String(defaults[name]) };
   });
 }

@@ -1,5 +1,6 @@
 import type { Redis } from 'ioredis';
 import { z } from 'zod';
+import { json } from '../json.js';
 import { redisTimeMs } from '../redis/clock.js';
 import { names } from '../redis/names.js';
 
@@ -14,6 +15,7 @@ export const heartbeatSchema = z.object({
   workerId: z.string().min(1),
   model: z.string().min(1),
 });
+const heartbeatJson = json(heartbeatSchema);
 export type Heartbeat = z.infer<typeof heartbeatSchema>;
 
 /** Announces a live worker until {@link BEAT_TTL_MS} from now. */
@@ -38,5 +40,9 @@ export async function liveWorkers(redis: Redis): Promise<Heartbeat[]> {
   const ids = await redis.zrange(names.workers, '0', '-1');
   if (ids.length === 0) return [];
   const beats = await redis.mget(ids.map(names.worker));
-  return beats.flatMap((json) => (json === null ? [] : [heartbeatSchema.parse(JSON.parse(json))]));
+  return beats.flatMap((text) => {
+    // A worker of another version speaks to gateways of its own.
+    const beat = heartbeatJson.safeParse(text);
+    return beat.success ? [beat.data] : [];
+  });
 }

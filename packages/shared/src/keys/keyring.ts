@@ -2,6 +2,7 @@ import { createHash, randomBytes, timingSafeEqual } from 'node:crypto';
 import { type Scope, scopeSchema } from '@sluice/contract';
 import type { Redis } from 'ioredis';
 import { z } from 'zod';
+import { json } from '../json.js';
 import { names } from '../redis/names.js';
 
 /** Bytes of a made key's secret: 192 bits, which no one guesses, so a plain hash of it is safe to store. */
@@ -27,19 +28,6 @@ export interface KeyOptions {
   /** Milliseconds since the epoch, on Redis's clock. */
   expiresAtMs?: number | undefined;
 }
-
-const json = <T extends z.ZodType>(schema: T) =>
-  z
-    .string()
-    .transform((text, context) => {
-      try {
-        return JSON.parse(text) as unknown;
-      } catch {
-        context.addIssue({ code: 'custom', message: 'not JSON' });
-        return z.NEVER;
-      }
-    })
-    .pipe(schema);
 
 /** The record as the HASH in Redis holds it. */
 const storedSchema = z

@@ -3,6 +3,8 @@ import { createLog, type Log, redactUrls } from '../log.js';
 
 /** A drain may outlast the deadline of the last request by so much. */
 const DRAIN_SLACK_MS = 3_000;
+/** An app that is told to end before it is ready has so long to let go of what it has. */
+const START_SLACK_MS = 2_000;
 
 /** A running app. */
 export interface App {
@@ -51,7 +53,11 @@ export async function runApp(
     if (stopping.signal.aborted) return;
     log.info({ why }, 'Draining');
     stopping.abort(new StartError(`Stopped by ${why}`, 0));
-    if (app === undefined) return;
+    if (app === undefined) {
+      // Its start hears of it by the signal, and may be waiting for what never comes.
+      setTimeout(() => process.exit(0), START_SLACK_MS);
+      return;
+    }
     const late = setTimeout(
       () => fail(new StartError('The drain took too long and was cut short')),
       drainLimitMs,

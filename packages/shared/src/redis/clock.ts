@@ -2,7 +2,9 @@ import { EventEmitter } from 'node:events';
 import { performance } from 'node:perf_hooks';
 import type { Redis } from 'ioredis';
 
-const SAMPLE_EVERY_MS = 250;
+const SAMPLE_EVERY_MS = 100;
+/** A sample whose round trip took longer says little about the middle of it. */
+const SLOW_SAMPLE_MS = 250;
 /** Redis counts as away when it has not answered for this long. */
 const AWAY_AFTER_MS = 800;
 /** A beat that comes this much late says that this process was paused, not that Redis is silent. */
@@ -17,9 +19,9 @@ export async function redisTimeMs(redis: Redis): Promise<number> {
 /**
  * Redis's time, kept as an offset to the monotonic clock of this process, so that deadlines mean the same in
  * every process whatever their machines' clocks say. Its samples are also the pulse: `away` is emitted once
- * when Redis stops answering, and `back` when it answers again.
+ * when Redis stops answering.
  */
-export class RedisClock extends EventEmitter<{ away: []; back: [] }> {
+export class RedisClock extends EventEmitter<{ away: [] }> {
   #redis: Redis;
   #offsetMs: number | undefined;
   #heardMs = Number.NEGATIVE_INFINITY;
@@ -66,14 +68,10 @@ export class RedisClock extends EventEmitter<{ away: []; back: [] }> {
       const timeMs = await redisTimeMs(this.#redis);
       const receivedMs = performance.now();
       this.#heardMs = receivedMs;
-      // A slow round trip says little about the middle of it; the next sample is a quarter of a second away.
-      if (this.#offsetMs === undefined || receivedMs - sentMs < SAMPLE_EVERY_MS) {
+      if (this.#offsetMs === undefined || receivedMs - sentMs < SLOW_SAMPLE_MS) {
         this.#offsetMs = timeMs - (sentMs + receivedMs) / 2;
       }
-      if (this.#away) {
-        this.#away = false;
-        this.emit('back');
-      }
+      this.#away = false;
     } catch {
       // Silence is what counts, and the connection reports its own errors: #beat sees the one, `error` the other.
     } finally {

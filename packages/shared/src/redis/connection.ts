@@ -11,10 +11,14 @@ const retryStrategy = (times: number) => Math.min(50 * times, 500);
  * due and nothing comes: it is dead, whatever TCP thinks.
  */
 const roles = {
-  /** A request waits: fail at once when Redis is away, never queue for later. */
+  /**
+   * A request waits: fail at once when Redis is away, never queue for later. What the connection lost must fail too:
+   * sent again, a command that has run already would run twice, and take two places.
+   */
   request: {
-    maxRetriesPerRequest: 1,
+    maxRetriesPerRequest: 0,
     enableOfflineQueue: false,
+    autoResendUnfulfilledCommands: false,
     commandTimeout: COMMAND_TIMEOUT_MS,
     socketTimeout: 3_000,
   },
@@ -57,8 +61,9 @@ export function connectRedis(url: string, role: RedisRole, log: Log): Redis {
 }
 
 /** Resolves when the connection can take commands; it may already. Rejects when `signal` aborts. */
-export function whenReady(redis: Redis, signal?: AbortSignal): Promise<void> {
-  if (redis.status === 'ready') return Promise.resolve();
+export async function whenReady(redis: Redis, signal?: AbortSignal): Promise<void> {
+  signal?.throwIfAborted();
+  if (redis.status === 'ready') return;
   return new Promise((resolve, reject) => {
     const done = () => {
       signal?.removeEventListener('abort', aborted);

@@ -12,7 +12,7 @@ export const names = {
   key: (keyId: string) => `${PREFIX}:key:${keyId}`,
   /** ZSET: every key id by the time it was made. */
   keys: `${PREFIX}:keys`,
-  /** Prefix of the sliding windows: `<prefix>:<key id>:<window in ms>` is a LIST. */
+  /** Prefix of the sliding windows: `<prefix>:<key id>:<window in seconds>` is a LIST. */
   limits: `${PREFIX}:limit`,
   /** Prefix of the counters of failed authentications by address. */
   guesses: `${PREFIX}:guesses`,

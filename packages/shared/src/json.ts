@@ -1,0 +1,16 @@
+import { z } from 'zod';
+
+/** JSON text, parsed and then checked against a schema. */
+export function json<T extends z.ZodType>(schema: T) {
+  return z
+    .string()
+    .transform((text, context): unknown => {
+      try {
+        return JSON.parse(text);
+      } catch {
+        context.addIssue({ code: 'custom', message: 'not JSON' });
+        return z.NEVER;
+      }
+    })
+    .pipe(schema);
+}
