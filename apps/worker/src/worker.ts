@@ -33,7 +33,8 @@ const LOAD_SILENCE_MS = 60_000;
 /** A replacement loads what is there: it has at least so long, or a few times what the first needed. */
 const RELOAD_SILENCE_MS = 5_000;
 const RELOAD_TIMES = 5;
-const CLOSE_AWAY_MS = 500;
+/** A drain waits so long for a Redis that does not answer. */
+const AWAY_MS = 500;
 const PROGRESS_EVERY_MS = 1_000;
 
 export { readCpuFlags, sessionOptionsFor } from './model/sessionOptions.js';
@@ -153,6 +154,12 @@ export async function startWorker(
     'The worker is ready',
   );
 
+  const withdrawNow = async () => {
+    await beat;
+    await withdraw(redis, workerId).catch((err: unknown) =>
+      log.debug({ err }, 'The announcement was not withdrawn'),
+    );
+  };
   let closing: Promise<void> | undefined;
   return {
     facts: { workerId, adminPort: admin.port },
@@ -160,14 +167,11 @@ export async function startWorker(
       closing ??= (async () => {
         draining = true;
         clearInterval(beats);
-        if (clock.away) {
-          // What runs could be told to nobody; the announcement goes by its time to live. BullMQ would wait for Redis.
-          await Promise.race([consumer.close(true), delay(CLOSE_AWAY_MS)]);
-        } else {
-          await beat;
-          await withdraw(redis, workerId);
-          await consumer.close(false);
-        }
+        // Without Redis the announcement goes by its time to live.
+        await Promise.race([withdrawNow(), delay(AWAY_MS)]);
+        if (redis.status === 'ready' && !clock.away) await consumer.close(false);
+        // What runs could be told to nobody, and BullMQ would wait for Redis.
+        else await Promise.race([consumer.close(true), delay(AWAY_MS)]);
         await pool.close();
         await admin.close();
         clock.close();
