@@ -211,7 +211,7 @@ export async function request(url: string, init: RequestInit = {}): Promise<Answ
   const startMs = performance.now();
   const response = await fetch(url, init);
   const text = await response.text();
-  const isJson = /json/.test(response.headers.get('content-type') ?? '');
+  const isJson = /^application\/(problem\+)?json/.test(response.headers.get('content-type') ?? '');
   return {
     status: response.status,
     headers: response.headers,

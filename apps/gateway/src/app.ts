@@ -7,7 +7,7 @@ import { problemOf, requestIdOf, respond } from './errors/respond.js';
 import type { Place, RateLimit } from './limits/rateLimit.js';
 import { mountDocsAssets } from './routes/docs.js';
 import type { Context, Handlers } from './routes/handlers.js';
-import type { createReadBody } from './validate/body.js';
+import { check, type createReadBody } from './validate/body.js';
 
 interface Doors {
   routes: Routes;
@@ -51,7 +51,7 @@ export function createApp(doors: Doors): Express {
     app[route.method](route.path, (request, response) => serve(route, handler, doors, request, response));
     methods.set(route.path, [
       ...(methods.get(route.path) ?? []),
-      route.method === 'get' ? 'GET, HEAD' : 'POST',
+      route.method === 'get' ? 'GET, HEAD' : route.method.toUpperCase(),
     ]);
   }
   for (const [path, allowed] of methods) {
@@ -91,13 +91,29 @@ async function serve(
     if (route.limited && draining()) throw new Problem('shutting_down');
     place = route.limited && caller ? await rateLimit.take(caller.record) : undefined;
     if (place) response.set(place.headers);
-    const body = route.body ? await readBody(request, response, route.body) : undefined;
-    const answer = await handler({ caller, place, body, signal: hungUp.signal, response } as Context<Route>);
-    response.type(route.mediaType).send(typeof answer === 'string' ? answer : JSON.stringify(answer));
+    const params = check(route.params, request.params);
+    const query = check(route.query, request.query);
+    const body = route.body && !route.upload ? await readBody(request, response, route.body) : undefined;
+    const { signal } = hungUp;
+    const answer = await handler({
+      caller,
+      place,
+      params,
+      query,
+      body,
+      signal,
+      request,
+      response,
+    } as Context<Route>);
+    if (answer === undefined) return;
+    response
+      .status(route.success ?? 200)
+      .type(route.mediaType)
+      .send(typeof answer === 'string' ? answer : JSON.stringify(answer));
   } catch (error) {
     if (error instanceof CallerGone) return;
     const problem = problemOf(error);
-    if (problem.status === 503 && place) {
+    if (place && (problem.status === 503 || problem.status === 429)) {
       place.refund();
       // It told what was left with this request counted, and this request does not count.
       response.removeHeader('RateLimit');

@@ -2,14 +2,17 @@ import { randomUUID } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import type { AddressInfo } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
-import { routesFor } from '@sluice/contract';
+import { batchBody, batchLine, routesFor } from '@sluice/contract';
 import {
   type App,
+  type ChunkJob,
   connectRedis,
   EXIT_CONFIG,
   type Job,
   Keyring,
+  Ledger,
   type Log,
+  mostOut,
   PREFIX,
   queueName,
   RedisClock,
@@ -17,6 +20,7 @@ import {
   runApp,
   type Settings,
   StartError,
+  sweep,
 } from '@sluice/shared';
 import { Queue } from 'bullmq';
 import { Admission } from './admission/admission.js';
@@ -26,33 +30,58 @@ import { Guesses } from './auth/guesses.js';
 import { Dispatcher } from './dispatch/dispatcher.js';
 import { Inbox } from './dispatch/inbox.js';
 import { createProblemServer } from './errors/respond.js';
+import { Changes } from './events/changes.js';
 import { RateLimit } from './limits/rateLimit.js';
 import { accountRoutes } from './routes/account.js';
+import { batchRoutes } from './routes/batches.js';
 import { docsRoutes } from './routes/docs.js';
 import { healthRoutes } from './routes/health.js';
+import { jobRoutes } from './routes/jobs.js';
 import { predictionRoutes } from './routes/prediction.js';
 import { createReadBody } from './validate/body.js';
+import { createReadUpload } from './validate/upload.js';
 
 const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8'));
 /** A drain that outlasts every deadline by so much is cut short, in milliseconds. */
 const DRAIN_SLACK_MS = 1_000;
+const SWEEP_EVERY_MS = 1_000;
+/** A JSON batch may have so many times the size of another JSON body. */
+const JSON_BATCH_BODIES = 8;
 
 async function startGateway(settings: Settings, log: Log): Promise<App> {
   const gatewayId = randomUUID();
   const redis = connectRedis(settings.REDIS_URL, 'request', log);
   const clock = new RedisClock(redis);
   clock.on('away', () => log.warn('Redis does not answer: requests get 503 until it does'));
-  const queue = new Queue<Job>(queueName(settings.MODEL, 'interactive'), {
+  const queueOptions = {
     connection: redis,
     prefix: PREFIX,
     skipWaitingForReady: true,
     skipVersionCheck: true,
-  });
-  queue.on('error', (err) => log.debug({ err }, 'Queue error'));
+  };
+  const queue = new Queue<Job>(queueName(settings.MODEL, 'interactive'), queueOptions);
+  const bulkQueue = new Queue<ChunkJob>(queueName(settings.MODEL, 'bulk'), queueOptions);
+  for (const each of [queue, bulkQueue]) each.on('error', (err) => log.debug({ err }, 'Queue error'));
   const inboxRedis = connectRedis(settings.REDIS_URL, 'blocking', log);
   const inbox = new Inbox(inboxRedis, gatewayId, log);
   const dispatcher = new Dispatcher(queue, inbox, clock, gatewayId, log);
   const admission = new Admission(redis, log);
+  const ledger = new Ledger(redis, {
+    resultTtlMs: settings.RESULT_TTL_SECONDS * 1000,
+    batchTimeoutMs: settings.BATCH_TIMEOUT_SECONDS * 1000,
+  });
+  const changes = new Changes(connectRedis(settings.REDIS_URL, 'subscriber', log), ledger, log);
+  const mostOutNow = () => mostOut(admission.fleet, settings.MODEL);
+  const sweeps = setInterval(() => {
+    if (clock.away) return;
+    sweep({
+      redis,
+      ledger,
+      queueOf: (model) => (model === settings.MODEL ? bulkQueue : undefined),
+      mostOutFor: (model) => mostOut(admission.fleet, model),
+      everyMs: SWEEP_EVERY_MS,
+    }).catch((err: unknown) => log.debug({ err }, 'A sweep was cut short'));
+  }, SWEEP_EVERY_MS);
   const rateLimit = new RateLimit(
     redis,
     clock,
@@ -60,7 +89,9 @@ async function startGateway(settings: Settings, log: Log): Promise<App> {
     log,
   );
   const requestTimeoutSeconds = settings.REQUEST_TIMEOUT_SECONDS;
-  const routes = routesFor({ maxTextChars: settings.MAX_TEXT_CHARS, requestTimeoutSeconds });
+  const maxTextChars = settings.MAX_TEXT_CHARS;
+  const bounds = { maxTextChars, requestTimeoutSeconds, maxBatchTexts: settings.MAX_BATCH_TEXTS };
+  const routes = routesFor(bounds);
   let draining = false;
   const isDraining = () => draining;
 
@@ -68,6 +99,23 @@ async function startGateway(settings: Settings, log: Log): Promise<App> {
     routes,
     handlers: {
       ...predictionRoutes({ admission, dispatcher, model: settings.MODEL, requestTimeoutSeconds }),
+      ...batchRoutes({
+        ledger,
+        queue: bulkQueue,
+        clock,
+        readUpload: createReadUpload({
+          readBody: createReadBody(JSON_BATCH_BODIES * settings.MAX_BODY_BYTES),
+          body: batchBody(bounds),
+          line: batchLine(bounds),
+          maxBytes: settings.MAX_BATCH_BYTES,
+          maxTextChars,
+        }),
+        model: settings.MODEL,
+        maxBatchTexts: settings.MAX_BATCH_TEXTS,
+        mostOut: mostOutNow,
+        log,
+      }),
+      ...jobRoutes({ ledger, queue: bulkQueue, changes, mostOut: mostOutNow, draining: isDraining }),
       ...accountRoutes(rateLimit),
       ...healthRoutes(admission, clock, isDraining),
       ...docsRoutes(routes, version),
@@ -84,7 +132,8 @@ async function startGateway(settings: Settings, log: Log): Promise<App> {
     log,
   });
 
-  const server = createProblemServer(app, log);
+  // No limit to all of a request: an upload takes its time. Each reader of a body watches for silence.
+  const server = createProblemServer(app, log, { requestTimeout: 0 });
   // A drain waits for no connection that is kept alive for nothing.
   server.on('request', (_request, response) => {
     response.on('finish', () => draining && setImmediate(() => server.closeIdleConnections()));
@@ -111,6 +160,7 @@ async function startGateway(settings: Settings, log: Log): Promise<App> {
     close: () => {
       closing ??= (async () => {
         draining = true;
+        changes.close();
         const closed = new Promise((resolve) => server.close(resolve));
         server.closeIdleConnections();
         await Promise.race([
@@ -118,11 +168,13 @@ async function startGateway(settings: Settings, log: Log): Promise<App> {
           delay(requestTimeoutSeconds * 1000 + DRAIN_SLACK_MS, undefined, { ref: false }),
         ]);
         server.closeAllConnections();
+        clearInterval(sweeps);
         admission.close();
         rateLimit.close();
         clock.close();
         await inbox.close();
         await queue.close();
+        await bulkQueue.close();
         redis.disconnect();
       })();
       return closing;

@@ -7,8 +7,14 @@ import {
   type App,
   announce,
   BEAT_EVERY_MS,
+  type ChunkJob,
   connectRedis,
+  type Heartbeat,
+  Ledger,
   type Log,
+  liveWorkers,
+  mostOut,
+  PREFIX,
   queueName,
   RedisClock,
   rootFolder,
@@ -17,9 +23,11 @@ import {
   whenReady,
   withdraw,
 } from '@sluice/shared';
+import { Queue } from 'bullmq';
 import { startAdminServer } from './admin/server.js';
 import { estimateTokens } from './batch/batcher.js';
 import { Lot } from './batch/lot.js';
+import { ChunkConsumer } from './consume/chunk.js';
 import { Consumer } from './consume/consumer.js';
 import { MAX_MOVE } from './model/invariance.js';
 import { Pool } from './model/pool.js';
@@ -35,6 +43,8 @@ const RELOAD_SILENCE_MS = 5_000;
 const RELOAD_TIMES = 5;
 /** A drain waits so long for a Redis that does not answer. */
 const AWAY_MS = 500;
+/** Chunks that a worker holds for each model process: enough to find texts of like length among. */
+const CHUNKS_PER_PROCESS = 2;
 const PROGRESS_EVERY_MS = 1_000;
 
 export { readCpuFlags, sessionOptionsFor } from './model/sessionOptions.js';
@@ -111,8 +121,26 @@ export async function startWorker(
     prefetch: settings.MODEL_PROCESSES * texts,
     clock,
     estimateTokens: (text) => estimateTokens(text, facts.maxTokens),
-    park: (item) => lot.park(item),
+    park: (lane, item) => lot.park(lane, item),
     reply: (gatewayId, id, outcome) => sendReply(redis, gatewayId, id, outcome),
+    log,
+  });
+  const bulkQueueName = queueName(settings.MODEL, 'bulk');
+  const bulkQueue = new Queue<ChunkJob>(bulkQueueName, { connection: redis, prefix: PREFIX });
+  bulkQueue.on('error', (err) => log.debug({ err }, 'Queue error'));
+  let fleet: Heartbeat[] = [];
+  const chunkConsumer = new ChunkConsumer({
+    redis,
+    queueName: bulkQueueName,
+    queue: bulkQueue,
+    prefetch: CHUNKS_PER_PROCESS * settings.MODEL_PROCESSES,
+    ledger: new Ledger(redis, {
+      resultTtlMs: settings.RESULT_TTL_SECONDS * 1000,
+      batchTimeoutMs: settings.BATCH_TIMEOUT_SECONDS * 1000,
+    }),
+    mostOut: () => mostOut(fleet, settings.MODEL),
+    estimateTokens: (text) => estimateTokens(text, facts.maxTokens),
+    park: (lane, item) => lot.park(lane, item),
     log,
   });
   let draining = false;
@@ -129,10 +157,13 @@ export async function startWorker(
   );
 
   let beat: Promise<void> = Promise.resolve();
+  const heartbeat: Heartbeat = { v: 1, workerId, model: settings.MODEL, processes: settings.MODEL_PROCESSES };
   const announceNow = () => {
-    beat = announce(redis, { v: 1, workerId, model: settings.MODEL }).catch((err: unknown) => {
-      log.debug({ err }, 'The heartbeat was not heard');
-    });
+    beat = announce(redis, heartbeat)
+      .then(async () => {
+        fleet = await liveWorkers(redis);
+      })
+      .catch((err: unknown) => log.debug({ err }, 'The heartbeat was not heard'));
     return beat;
   };
   await announceNow();
@@ -169,9 +200,10 @@ export async function startWorker(
         clearInterval(beats);
         // Without Redis the announcement goes by its time to live.
         await Promise.race([withdrawNow(), delay(AWAY_MS)]);
-        if (redis.status === 'ready' && !clock.away) await consumer.close(false);
-        // What runs could be told to nobody, and BullMQ would wait for Redis.
-        else await Promise.race([consumer.close(true), delay(AWAY_MS)]);
+        const away = redis.status !== 'ready' || clock.away;
+        const closed = Promise.all([consumer.close(away), chunkConsumer.close(away)]);
+        // With Redis away what runs could be told to nobody, and BullMQ would wait for it.
+        await (away ? Promise.race([closed, delay(AWAY_MS)]) : closed);
         await pool.close();
         await admin.close();
         clock.close();

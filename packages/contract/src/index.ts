@@ -1,4 +1,5 @@
 export * from './account.js';
+export * from './batch.js';
 export * from './openapi.js';
 export * from './prediction.js';
 export * from './problem.js';

@@ -33,6 +33,17 @@ function jsonSchema(schema: z.ZodType, io: 'input' | 'output', components: Json)
   return relocate(json);
 }
 
+function parametersOf(schema: z.ZodObject | undefined, place: 'path' | 'query'): Json[] {
+  if (schema === undefined) return [];
+  const { properties = {}, required = [] } = z.toJSONSchema(schema, { io: 'input' });
+  return Object.entries(properties).map(([name, property]) => ({
+    name,
+    in: place,
+    required: place === 'path' || required.includes(name),
+    schema: property,
+  }));
+}
+
 function answersWith(codes: readonly ProblemCode[], route: Route): Json {
   const byStatus = new Map<number, ProblemCode[]>();
   for (const code of codes) {
@@ -70,29 +81,48 @@ export function openApi(routes: Readonly<Record<string, Route>>, version: string
   jsonSchema(problemSchema, 'output', components);
   const paths: Record<string, Json> = {};
   for (const [operationId, route] of Object.entries(routes)) {
+    const parameters = [...parametersOf(route.params, 'path'), ...parametersOf(route.query, 'query')];
+    const also = route.alsoAnswers ?? [];
+    const otherTypes = Object.fromEntries(
+      also.flatMap(({ mediaType }) => (mediaType ? [[mediaType, { schema: { type: 'string' } }]] : [])),
+    );
+    const otherStatuses = Object.fromEntries(
+      also.flatMap(({ status, mediaType, description }) =>
+        mediaType ? [] : [[status, { description, headers: requestIdHeader }]],
+      ),
+    );
+    const path = route.path.replaceAll(/:(\w+)/g, '{$1}');
     const operation = {
       operationId,
       summary: route.summary,
-      tags: [route.limited ? 'Work' : 'About'],
+      tags: [route.limited ? 'Work' : route.access === 'batch' ? 'Jobs' : 'About'],
       ...(route.access === 'open' ? { security: [] } : {}),
       ...(route.body
         ? {
             requestBody: {
               required: true,
-              content: { 'application/json': { schema: jsonSchema(route.body, 'input', components) } },
+              content: {
+                'application/json': { schema: jsonSchema(route.body, 'input', components) },
+                ...(route.upload ? { 'application/x-ndjson': { schema: { type: 'string' } } } : {}),
+              },
             },
           }
         : {}),
+      ...(parameters.length > 0 ? { parameters } : {}),
       responses: {
-        200: {
-          description: 'OK',
+        [route.success ?? 200]: {
+          description: route.success === 202 ? 'Accepted' : 'OK',
           headers: { ...requestIdHeader, ...(route.limited ? rateLimitHeaders : {}) },
-          content: { [route.mediaType]: { schema: jsonSchema(route.answer, 'output', components) } },
+          content: {
+            [route.mediaType]: { schema: jsonSchema(route.answer, 'output', components) },
+            ...otherTypes,
+          },
         },
+        ...otherStatuses,
         ...answersWith(problemsOf(route), route),
       },
     };
-    paths[route.path] = { ...paths[route.path], [route.method]: operation };
+    paths[path] = { ...paths[path], [route.method]: operation };
   }
   return {
     openapi: '3.1.0',
@@ -105,6 +135,7 @@ export function openApi(routes: Readonly<Record<string, Route>>, version: string
     },
     tags: [
       { name: 'Work', description: 'Takes a place in the rate limit' },
+      { name: 'Jobs', description: 'Costs nothing; only the key that made a job sees it' },
       { name: 'About', description: 'Costs nothing' },
     ],
     security: [{ apiKey: [] }, { bearer: [] }],

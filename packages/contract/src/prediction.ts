@@ -6,6 +6,8 @@ export interface Bounds {
   maxTextChars: number;
   /** Deadline of an interactive request, in seconds; a request may ask for less. */
   requestTimeoutSeconds: number;
+  /** Most texts of a batch. */
+  maxBatchTexts: number;
 }
 
 /** Shortest deadline a request may ask for, in seconds. */
@@ -18,7 +20,7 @@ function characters(text: string): number {
 }
 
 /** JSON Schema counts `maxLength` in Unicode characters; zod's own `max` counts UTF-16 units. */
-function textSchema(maxTextChars: number) {
+export function textSchema(maxTextChars: number) {
   return z
     .string()
     .superRefine((text, context) => {

@@ -18,13 +18,24 @@ export const problems = {
   missing_scope: { status: 403, title: 'Forbidden', detail: 'This API key lacks a scope' },
   not_found: { status: 404, title: 'Not Found', detail: 'Not Found' },
   method_not_allowed: { status: 405, title: 'Method Not Allowed', detail: 'Method Not Allowed' },
+  results_not_ready: {
+    status: 409,
+    title: 'Conflict',
+    detail: 'The job is not finished; ask later, or with partial=true for its finished beginning',
+  },
+  idempotency_arriving: {
+    status: 409,
+    title: 'Conflict',
+    detail: 'The first request with this Idempotency-Key is still arriving',
+  },
   analysis_timed_out: { status: 408, title: 'Request Timeout', detail: 'Analysis timed out' },
   request_timed_out: { status: 408, title: 'Request Timeout', detail: 'The request took too long to arrive' },
   body_too_large: { status: 413, title: 'Content Too Large', detail: 'The body is too large' },
+  batch_too_large: { status: 413, title: 'Content Too Large', detail: 'The batch has too many texts' },
   unsupported_media_type: {
     status: 415,
     title: 'Unsupported Media Type',
-    detail: 'Send application/json in UTF-8, plain or gzip',
+    detail: 'Send application/json (a batch also as application/x-ndjson) in UTF-8, plain or gzip',
   },
   expectation_failed: {
     status: 417,
@@ -36,10 +47,20 @@ export const problems = {
     title: 'Unprocessable Content',
     detail: 'The request does not fit the schema',
   },
+  idempotency_mismatch: {
+    status: 422,
+    title: 'Unprocessable Content',
+    detail: 'This Idempotency-Key stands for another body',
+  },
   rate_limited: {
     status: 429,
     title: 'Too Many Requests',
     detail: 'Rate limit exceeded. Please try again later.',
+  },
+  bulk_allowance_used: {
+    status: 429,
+    title: 'Too Many Requests',
+    detail: "The key's bulk allowance is used up by unfinished batches. Please try again later.",
   },
   too_many_failures: {
     status: 429,

@@ -1,6 +1,17 @@
 import { z } from 'zod';
 import { accountSchema, healthSchema, itemsSchema, readySchema, type Scope } from './account.js';
 import {
+  acceptedSchema,
+  batchBody,
+  batchQuery,
+  jobParams,
+  jobSchema,
+  jobsSchema,
+  pageQuery,
+  resultsQuery,
+  resultsSchema,
+} from './batch.js';
+import {
   analysisSchema,
   analyzeBody,
   type Bounds,
@@ -12,7 +23,7 @@ import type { ProblemCode } from './problem.js';
 
 /** One row of the table that mounts the gateway, validates, types and makes the OpenAPI document. */
 export interface Route {
-  method: 'get' | 'post';
+  method: 'get' | 'post' | 'delete';
   path: string;
   summary: string;
   /** `open` needs no key, `key` any valid key, a scope a key that has it. */
@@ -21,16 +32,27 @@ export interface Route {
   limited: boolean;
   /** Schema of the JSON body, where the route takes one. */
   body: z.ZodType | undefined;
-  /** Schema of the 200 answer. */
+  /** Whether the handler reads the body itself, as it arrives; it may be NDJSON too. */
+  upload?: boolean;
+  /** Schema of the path's parameters, where it has any. */
+  params?: z.ZodObject;
+  /** Schema of the query, where the route reads one. */
+  query?: z.ZodObject;
+  /** Status of the answer when all is well; 200 if not given. */
+  success?: 202;
+  /** Schema of that answer. */
   answer: z.ZodType;
-  /** Media type of the 200 answer. */
+  /** Media type of that answer. */
   mediaType: string;
+  /** Other media types and answers that the route may give. */
+  alsoAnswers?: readonly { status: number; mediaType?: string; description: string }[];
   /** What the route itself can refuse with; those of keys, limits and bodies are added by {@link problemsOf}. */
   problems: readonly ProblemCode[];
 }
 
 const work = { method: 'post', access: 'predict', limited: true, mediaType: 'application/json' } as const;
 const about = { method: 'get', limited: false, body: undefined, mediaType: 'application/json' } as const;
+const jobs = { limited: false, access: 'batch', body: undefined, mediaType: 'application/json' } as const;
 const workProblems = ['analysis_timed_out', 'analysis_failed', 'no_worker'] as const;
 
 /**
@@ -62,6 +84,73 @@ export function routesFor(bounds: Bounds) {
       body: textBody(bounds),
       answer: commentSchema,
       problems: workProblems,
+    },
+    analyzeBatch: {
+      ...work,
+      access: 'batch',
+      path: '/analyze_batch',
+      summary: 'Hand over a batch: every text gets exactly one answer',
+      body: batchBody(bounds),
+      upload: true,
+      query: batchQuery,
+      success: 202,
+      answer: acceptedSchema,
+      problems: [
+        'idempotency_arriving',
+        'idempotency_mismatch',
+        'batch_too_large',
+        'bulk_allowance_used',
+        'unavailable',
+      ],
+    },
+    job: {
+      ...jobs,
+      method: 'get',
+      path: '/jobs/:id',
+      summary: 'A job: status and progress',
+      params: jobParams,
+      answer: jobSchema,
+      problems: ['not_found'],
+    },
+    results: {
+      ...jobs,
+      method: 'get',
+      path: '/jobs/:id/results',
+      summary: 'Its results, in input order: a page, or with `Accept: application/x-ndjson` all of them',
+      params: jobParams,
+      query: resultsQuery,
+      answer: resultsSchema,
+      alsoAnswers: [{ status: 200, mediaType: 'application/x-ndjson', description: 'OK' }],
+      problems: ['not_found', 'results_not_ready'],
+    },
+    events: {
+      ...jobs,
+      method: 'get',
+      path: '/jobs/:id/events',
+      summary: 'Its progress as Server-Sent Events, until it has ended',
+      params: jobParams,
+      answer: z.string(),
+      mediaType: 'text/event-stream',
+      problems: ['not_found', 'shutting_down'],
+    },
+    endJob: {
+      ...jobs,
+      method: 'delete',
+      path: '/jobs/:id',
+      summary: 'Cancels a job that is unfinished; erases one that is finished',
+      params: jobParams,
+      answer: jobSchema,
+      alsoAnswers: [{ status: 204, description: 'Erased' }],
+      problems: ['not_found'],
+    },
+    jobs: {
+      ...jobs,
+      method: 'get',
+      path: '/jobs',
+      summary: 'Own jobs, newest first',
+      query: pageQuery,
+      answer: jobsSchema,
+      problems: [],
     },
     items: {
       ...about,
@@ -146,6 +235,7 @@ export function problemsOf(route: Route): ProblemCode[] {
   if (route.access !== 'open' && route.access !== 'key') codes.push('missing_scope');
   if (route.limited) codes.push('rate_limited', 'shutting_down');
   if (route.body) codes.push(...bodyProblems);
+  else if (route.query) codes.push('validation_failed');
   codes.push(...route.problems, 'internal_error');
   return [...new Set(codes)];
 }

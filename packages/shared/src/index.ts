@@ -1,3 +1,5 @@
+export * from './batches/feed.js';
+export * from './batches/ledger.js';
 export * from './config/settings.js';
 export * from './fleet/heartbeat.js';
 export * from './json.js';

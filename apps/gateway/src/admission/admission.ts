@@ -19,6 +19,11 @@ export class Admission {
     }, LOOK_EVERY_MS);
   }
 
+  /** The live workers, as they were seen lately. */
+  get fleet(): readonly Heartbeat[] {
+    return this.#workers;
+  }
+
   /** The live workers, as Redis tells now. */
   async workers(): Promise<readonly Heartbeat[]> {
     this.#workers = await liveWorkers(this.#redis);

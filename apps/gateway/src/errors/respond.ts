@@ -56,12 +56,12 @@ export function createProblemServer(app: RequestListener, log: Log, options: Ser
     // express would answer it by itself, as a page.
     else answerRaw(request.socket, new Problem('bad_request', { detail: 'The request target is no URL' }));
   });
-  /** The answer that a connection is at. */
-  const answers = new WeakMap<Duplex, ServerResponse>();
-  server.on('request', (request, response) => answers.set(request.socket, response));
+  /** What a connection is at. */
+  const current = new WeakMap<Duplex, { request: IncomingMessage; response: ServerResponse }>();
+  server.on('request', (request, response) => current.set(request.socket, { request, response }));
   // express refuses what is expected and not understood.
   server.on('checkExpectation', (request, response) => {
-    answers.set(request.socket, response);
+    current.set(request.socket, { request, response });
     app(request, response);
   });
   server.on('connect', (_request, socket) => {
@@ -74,10 +74,11 @@ export function createProblemServer(app: RequestListener, log: Log, options: Ser
     }
     const code = parserProblems[error.code ?? ''] ?? 'bad_request';
     log.debug({ code, reason: error.code }, 'Refused by the HTTP parser');
-    const running = answers.get(socket);
+    const running = current.get(socket);
     const refuse = () => answerRaw(socket, new Problem(code));
-    // What comes behind a request is not answered before it.
-    if (running && !running.writableFinished) running.once('finish', refuse);
+    // What comes behind a request is not answered before it; a body that breaks off is the end of its own.
+    if (running?.request.complete && !running.response.writableFinished)
+      running.response.once('finish', refuse);
     else refuse();
   });
   return server;
@@ -95,6 +96,7 @@ function answerRaw(socket: Duplex, problem: Problem): void {
     Connection: 'close',
   };
   socket.on('error', () => socket.destroy());
+  // The request that is cut off by this hears of it when the socket closes.
   socket.end(
     [
       `HTTP/1.1 ${problem.status} ${STATUS_CODES[problem.status]}`,
@@ -102,5 +104,6 @@ function answerRaw(socket: Duplex, problem: Problem): void {
       '',
       body,
     ].join('\r\n'),
+    () => socket.destroy(),
   );
 }

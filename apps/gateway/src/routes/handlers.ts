@@ -1,22 +1,30 @@
 import type { Route, RouteName, Routes } from '@sluice/contract';
-import type { Response } from 'express';
+import type { Request, Response } from 'express';
 import type { z } from 'zod';
 import type { Caller } from '../auth/authenticate.js';
 import type { Place } from '../limits/rateLimit.js';
 
-type BodyOf<R extends Route> = R['body'] extends z.ZodType ? z.infer<R['body']> : undefined;
+type Parsed<T> = T extends z.ZodType ? z.infer<T> : undefined;
+type BodyOf<R extends Route> = R['upload'] extends true ? undefined : Parsed<R['body']>;
 
 /** What a handler is given: what the request has brought through the doors before it. */
 export interface Context<R extends Route> {
   caller: R['access'] extends 'open' ? undefined : Caller;
   place: R['limited'] extends true ? Place : undefined;
   body: BodyOf<R>;
+  params: Parsed<R['params']>;
+  query: Parsed<R['query']>;
   /** Aborts when the caller hangs up. */
   signal: AbortSignal;
+  request: Request;
   response: Response;
 }
 
-/** One function a route: resolves to the 200 answer, or throws a Problem. */
+/**
+ * One function a route: resolves to the answer, to undefined when it has answered itself, or throws a Problem.
+ */
 export type Handlers = {
-  [Name in RouteName]: (context: Context<Routes[Name]>) => Promise<z.infer<Routes[Name]['answer']>>;
+  [Name in RouteName]: (
+    context: Context<Routes[Name]>,
+  ) => Promise<z.infer<Routes[Name]['answer']> | undefined>;
 };

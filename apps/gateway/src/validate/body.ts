@@ -10,6 +10,8 @@ const readerProblems: Readonly<Record<string, ProblemCode>> = {
 };
 const readerErrorSchema = z.object({ type: z.string().optional(), code: z.string().optional() });
 const MAX_ERRORS = 20;
+/** A body that takes longer to arrive is given up: its connection is closed. */
+const READ_TIMEOUT_MS = 60_000;
 
 /** A path in a body as a JSON Pointer (RFC 6901). */
 function pointer(path: readonly PropertyKey[]): string {
@@ -19,8 +21,13 @@ function pointer(path: readonly PropertyKey[]): string {
 /** Whether a request says that its body is JSON in UTF-8. */
 function saysJson(request: Request): boolean {
   const type = request.headers['content-type'] ?? '';
+  return /^application\/json\s*(;|$)/i.test(type) && charsetIsUtf8(type);
+}
+
+/** Whether a content type names UTF-8, or no charset. */
+export function charsetIsUtf8(type: string): boolean {
   const charset = /;\s*charset\s*=\s*"?([^";\s]*)/i.exec(type)?.[1];
-  return /^application\/json\s*(;|$)/i.test(type) && /^(utf-?8)?$/i.test(charset ?? '');
+  return /^(utf-?8)?$/i.test(charset ?? '');
 }
 
 /**
@@ -37,17 +44,29 @@ export function createReadBody(maxBytes: number) {
     schema: T,
   ): Promise<z.infer<T>> {
     if (!saysJson(request)) throw new Problem('unsupported_media_type');
+    const late = setTimeout(() => request.destroy(), READ_TIMEOUT_MS);
     await new Promise<void>((resolve, reject) => {
       readBytes(request, response, (error: unknown) => (error ? reject(readerProblem(error)) : resolve()));
-    });
-    const parsed = schema.safeParse(parse(request.body));
-    if (parsed.success) return parsed.data;
-    throw new Problem('validation_failed', {
-      errors: parsed.error.issues
-        .slice(0, MAX_ERRORS)
-        .map(({ path, message }) => ({ pointer: pointer(path), detail: message })),
-    });
+    }).finally(() => clearTimeout(late));
+    return check(schema, parse(request.body));
   };
+}
+
+/**
+ * Checks what a request brought against its schema.
+ * @throws Problem `validation_failed` that names each thing that is wrong
+ */
+export function check<T extends z.ZodType>(schema: T, value: unknown): z.infer<T>;
+export function check(schema: z.ZodType | undefined, value: unknown): unknown;
+export function check(schema: z.ZodType | undefined, value: unknown): unknown {
+  if (schema === undefined) return undefined;
+  const parsed = schema.safeParse(value);
+  if (parsed.success) return parsed.data;
+  throw new Problem('validation_failed', {
+    errors: parsed.error.issues
+      .slice(0, MAX_ERRORS)
+      .map(({ path, message }) => ({ pointer: pointer(path), detail: message })),
+  });
 }
 
 function parse(bytes: unknown): unknown {

@@ -1,3 +1,5 @@
+import type { Lane } from '@sluice/shared';
+
 /** What the batcher knows of a text that waits. */
 export interface Sized {
   /** Length in tokens, estimated. */
@@ -19,6 +21,20 @@ const SPECIAL_TOKENS = 2;
 /** About how many tokens a text has, at most `maxTokens`, to which it is cut. */
 export function estimateTokens(text: string, maxTokens: number): number {
   return Math.min(maxTokens, SPECIAL_TOKENS + Math.ceil(Buffer.byteLength(text) / BYTES_PER_TOKEN));
+}
+
+/** Under pressure bulk has one micro-batch in this many. */
+const BULK_SHARE = 8;
+
+/**
+ * The lane that the next micro-batch is drawn from: interactive goes first, but for bulk's share, so that a batch moves
+ * on whatever else comes, and someone who waits does so for one running and one reserved bulk micro-batch at most.
+ * @param waiting how many texts wait in each lane
+ * @param sinceBulk how many micro-batches were drawn since bulk's last
+ */
+export function nextLane(waiting: Readonly<Record<Lane, number>>, sinceBulk: number): Lane {
+  if (waiting.interactive === 0) return 'bulk';
+  return waiting.bulk > 0 && sinceBulk >= BULK_SHARE - 1 ? 'bulk' : 'interactive';
 }
 
 /**

@@ -1,7 +1,7 @@
-import type { Log } from '@sluice/shared';
+import type { Lane, Log } from '@sluice/shared';
 import { type Attemptable, attempt } from '../model/attempt.js';
 import type { Pool } from '../model/pool.js';
-import { type MicroBatchLimits, nextMicroBatch, type Sized } from './batcher.js';
+import { type MicroBatchLimits, nextLane, nextMicroBatch, type Sized } from './batcher.js';
 
 /** A text that waits for its first run. */
 export type Parked = Attemptable & Sized;
@@ -11,8 +11,9 @@ export type Parked = Attemptable & Sized;
  * what comes in meanwhile may go along.
  */
 export class Lot {
-  #waiting: Parked[] = [];
+  #waiting: Record<Lane, Parked[]> = { interactive: [], bulk: [] };
   #drawing = false;
+  #sinceBulk = 0;
   #pool: Pool;
   #limits: MicroBatchLimits;
   #stallMs: number;
@@ -25,33 +26,37 @@ export class Lot {
     this.#log = log;
   }
 
-  park(item: Parked): void {
-    this.#waiting.push(item);
+  park(lane: Lane, item: Parked): void {
+    this.#waiting[lane].push(item);
     void this.#draw();
   }
 
   async #draw(): Promise<void> {
     if (this.#drawing) return;
     this.#drawing = true;
-    while (this.#waiting.length > 0) {
+    while (this.#waiting.interactive.length + this.#waiting.bulk.length > 0) {
       const lease = await this.#pool.acquire({ secondRun: false });
-      this.#dropExpired();
-      const batch = nextMicroBatch(this.#waiting, this.#limits);
+      this.#dropExpired('interactive');
+      this.#dropExpired('bulk');
+      const { interactive, bulk } = this.#waiting;
+      const lane = nextLane({ interactive: interactive.length, bulk: bulk.length }, this.#sinceBulk);
+      const batch = nextMicroBatch(this.#waiting[lane], this.#limits);
       if (batch.length === 0) {
         lease.release();
         break;
       }
+      this.#sinceBulk = lane === 'bulk' ? 0 : this.#sinceBulk + 1;
       const drawn = new Set(batch);
-      this.#waiting = this.#waiting.filter((item) => !drawn.has(item));
+      this.#waiting[lane] = this.#waiting[lane].filter((item) => !drawn.has(item));
       void attempt(batch, lease, this.#pool, this.#stallMs, this.#log);
     }
     this.#drawing = false;
   }
 
-  #dropExpired(): void {
-    const expired = this.#waiting.filter((item) => item.expired());
-    if (expired.length === 0) return;
-    this.#waiting = this.#waiting.filter((item) => !expired.includes(item));
+  #dropExpired(lane: Lane): void {
+    const expired = new Set(this.#waiting[lane].filter((item) => item.expired()));
+    if (expired.size === 0) return;
+    this.#waiting[lane] = this.#waiting[lane].filter((item) => !expired.has(item));
     for (const item of expired) item.settle({ kind: 'expired' });
   }
 }

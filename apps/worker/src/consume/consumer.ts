@@ -1,6 +1,7 @@
 import {
   type Job as JobPayload,
   jobSchema,
+  type Lane,
   type Log,
   type Outcome,
   PREFIX,
@@ -15,7 +16,7 @@ const LOCK_MS = 2_000;
 const STALL_CHECK_MS = 1_000;
 /** Workers may die under the same job; its deadline ends it, not their number. */
 const MAX_STALLED = 10;
-const RETRY_MS = 1_000;
+export const RETRY_MS = 1_000;
 
 interface ConsumerOptions {
   redis: Redis;
@@ -24,7 +25,7 @@ interface ConsumerOptions {
   prefetch: number;
   clock: RedisClock;
   estimateTokens: (text: string) => number;
-  park: (item: Parked) => void;
+  park: (lane: Lane, item: Parked) => void;
   reply: (gatewayId: string, id: string, outcome: Outcome) => Promise<void>;
   log: Log;
 }
@@ -71,7 +72,7 @@ export class Consumer {
     const expired = () => (clock.now() ?? Number.NEGATIVE_INFINITY) > deadlineMs;
     return new Promise((settle) => {
       if (expired()) settle({ kind: 'expired' });
-      else park({ id, text, topK, tokens: estimateTokens(text), expired, settle });
+      else park('interactive', { id, text, topK, tokens: estimateTokens(text), expired, settle });
     });
   }
 }

@@ -123,6 +123,22 @@ export const settingsSchema = z.object({
     unit: 'bytes, after decompression',
     meaning: 'Largest JSON body',
   }),
+  MAX_BATCH_TEXTS: variable(whole(1, 10_000_000).default(100_000), {
+    unit: 'texts',
+    meaning: 'Largest batch',
+  }),
+  MAX_BATCH_BYTES: variable(whole(1024, 4_294_967_296).default(67_108_864), {
+    unit: 'bytes, after decompression',
+    meaning: 'Largest NDJSON batch; a JSON one may have eight times `MAX_BODY_BYTES`',
+  }),
+  BATCH_TIMEOUT_SECONDS: variable(whole(1, 31_536_000).default(86_400), {
+    unit: 'seconds',
+    meaning: 'A batch that is not finished so long after it was accepted fails, and keeps the results it has',
+  }),
+  RESULT_TTL_SECONDS: variable(whole(1, 31_536_000).default(86_400), {
+    unit: 'seconds',
+    meaning: 'A batch, its texts and its results are gone so long after it ended',
+  }),
   PUBLIC_DOCS: variable(boolean().default(true), {
     unit: 'true or false',
     meaning: 'Whether `/docs` and `/openapi.json` are served',

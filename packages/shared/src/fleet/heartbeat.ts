@@ -14,6 +14,8 @@ export const heartbeatSchema = z.object({
   v: z.literal(1),
   workerId: z.string().min(1),
   model: z.string().min(1),
+  /** Model processes. */
+  processes: z.int().min(1),
 });
 const heartbeatJson = json(heartbeatSchema);
 export type Heartbeat = z.infer<typeof heartbeatSchema>;

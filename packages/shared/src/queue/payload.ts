@@ -18,6 +18,14 @@ export const jobSchema = z.object({
 });
 export type Job = z.infer<typeof jobSchema>;
 
+/** A job in a model's bulk queue: one chunk of a batch, whose texts stand in Redis. */
+export const chunkJobSchema = z.object({
+  v: z.literal(PAYLOAD_VERSION),
+  jobId: z.string().min(1),
+  chunk: z.int().min(0),
+});
+export type ChunkJob = z.infer<typeof chunkJobSchema>;
+
 /** What became of a text. */
 export const outcomeSchema = z.discriminatedUnion('kind', [
   z.object({

@@ -32,6 +32,8 @@ const roles = {
     autoResendUnfulfilledCommands: false,
     socketTimeout: 3_000,
   },
+  /** A subscription: renewed at each reconnect. */
+  subscriber: { maxRetriesPerRequest: null },
   /** Work goes on when Redis is back: wait for it however long. BullMQ's blocking reads last up to 10 s. */
   worker: { maxRetriesPerRequest: null, socketTimeout: 15_000 },
   /** A command line: say soon that Redis is away. */

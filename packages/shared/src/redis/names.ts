@@ -1,8 +1,8 @@
 /** Every key and queue name of Sluice in Redis. The braces put them into one slot of a Redis Cluster. */
 export const PREFIX = '{sluice}';
 
-/** Lanes of a model's queue: someone waits for `interactive` work. */
-export type Lane = 'interactive';
+/** Lanes of a model's queue: someone waits for `interactive` work; `bulk` is the chunks of batches. */
+export type Lane = 'interactive' | 'bulk';
 
 /** BullMQ queue of a model's lane. */
 export const queueName = (model: string, lane: Lane): string => `${model}-${lane}`;
@@ -18,6 +18,32 @@ export const names = {
   guesses: `${PREFIX}:guesses`,
   /** STREAM: replies to one start of one gateway. */
   replies: (gatewayId: string) => `${PREFIX}:replies:${gatewayId}`,
+  /** HASH: the record of a batch. */
+  job: (jobId: string) => `${PREFIX}:job:${jobId}`,
+  /** HASH: the texts of a batch, by chunk. */
+  texts: (jobId: string) => `${PREFIX}:job:${jobId}:texts`,
+  /** HASH: the results of a batch, by chunk. */
+  results: (jobId: string) => `${PREFIX}:job:${jobId}:results`,
+  /** HASH: the texts of an upload, by chunk; it becomes {@link names.texts}. */
+  stage: (jobId: string) => `${PREFIX}:stage:${jobId}`,
+  /** HASH: the batch that an idempotency key of a caller stands for, and the fingerprint of its body. */
+  idempotency: (keyId: string, hash: string) => `${PREFIX}:idempotency:${keyId}:${hash}`,
+  /** ZSET: a caller's batches by the time they were accepted. */
+  jobs: (keyId: string) => `${PREFIX}:jobs:${keyId}`,
+  /** LIST: a caller's batches for a model with chunks that are not marked out yet. */
+  feed: (model: string, keyId: string) => `${PREFIX}:feed:${model}:${keyId}`,
+  /** ZSET: a caller's chunks for a model that are marked out, by the time they were. */
+  out: (model: string, keyId: string) => `${PREFIX}:out:${model}:${keyId}`,
+  /** SET: who has chunks out, as `<model> <key id>`. */
+  callers: `${PREFIX}:callers`,
+  /** ZSET: unfinished batches by the time they fail. */
+  unfinished: `${PREFIX}:unfinished`,
+  /** ZSET: finished batches, as `<key id> <batch>`, by the time they go. */
+  finished: `${PREFIX}:finished`,
+  /** Channel: ids of batches whose record changed. */
+  changes: `${PREFIX}:changes`,
+  /** STRING: which gateway sweeps now. */
+  sweeper: `${PREFIX}:sweeper`,
   /** STRING: what a live worker announces. */
   worker: (workerId: string) => `${PREFIX}:worker:${workerId}`,
   /** ZSET: worker ids by the time their announcement expires. */

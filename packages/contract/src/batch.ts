@@ -1,0 +1,108 @@
+import { z } from 'zod';
+import { type Bounds, labelScoreSchema, textSchema } from './prediction.js';
+
+/** Most entries of a page. */
+const MAX_PAGE = 1_000;
+
+/** The JSON body of `POST /analyze_batch`. */
+export function batchBody({ maxTextChars, maxBatchTexts }: Bounds) {
+  return z.object({
+    texts: z.array(textSchema(maxTextChars)).min(1).meta({ maxItems: maxBatchTexts }),
+    model: z
+      .string()
+      .min(1)
+      .optional()
+      .meta({ description: 'Id of a configured model; without it, the default' }),
+  });
+}
+
+/** A line of an `application/x-ndjson` body: a text, or a text with the caller's own id for it. */
+export function batchLine({ maxTextChars }: Bounds) {
+  const text = textSchema(maxTextChars);
+  return z.union([
+    text.transform((value): { text: string; id?: string } => ({ text: value })),
+    z
+      .object({ id: z.string().max(256).optional(), text })
+      .transform(({ id, text: value }): { text: string; id?: string } =>
+        id === undefined ? { text: value } : { text: value, id },
+      ),
+  ]);
+}
+
+export const batchQuery = z.object({
+  model: z.string().min(1).optional().meta({ description: 'As `model` in a JSON body, for NDJSON' }),
+});
+
+export const acceptedSchema = z
+  .object({
+    message: z.literal('Processing started'),
+    job_id: z.string(),
+    status: z.enum(['queued', 'running', 'completed']),
+    total: z.int().min(1),
+    status_url: z.string(),
+  })
+  .meta({ id: 'Accepted' });
+
+export const jobSchema = z
+  .object({
+    job_id: z.string(),
+    model: z.string(),
+    status: z.enum(['queued', 'running', 'completed', 'failed', 'canceled']).meta({
+      description:
+        '`completed`: each text has an answer or an error of its own. `failed` is about the job as a whole',
+    }),
+    total: z.int().min(1),
+    completed: z.int().min(0).meta({ description: 'Texts with an answer' }),
+    failed: z.int().min(0).meta({ description: 'Texts with an error of their own' }),
+    progress: z.number().min(0).max(1),
+    created_at: z.iso.datetime(),
+    started_at: z.iso.datetime().nullable(),
+    finished_at: z.iso.datetime().nullable(),
+    expires_at: z.iso.datetime().nullable(),
+    results_url: z.string(),
+    error: z.string().nullable(),
+  })
+  .meta({ id: 'Job' });
+export type JobBody = z.infer<typeof jobSchema>;
+
+export const itemSchema = z
+  .object({
+    index: z.int().min(0),
+    id: z.string().optional(),
+    text: z.string(),
+    output: z.array(labelScoreSchema).optional().meta({ description: "The pipeline's own result" }),
+    sentiment: z.string().optional(),
+    confidence: z.number().optional(),
+    truncated: z.literal(true).optional(),
+    error: z.object({ code: z.string(), detail: z.string() }).optional(),
+  })
+  .meta({ id: 'Result' });
+export type ItemBody = z.infer<typeof itemSchema>;
+
+export const resultsSchema = z
+  .object({ results: z.array(itemSchema), next_cursor: z.string().nullable() })
+  .meta({ id: 'Results' });
+
+export const jobsSchema = z
+  .object({ jobs: z.array(jobSchema), next_cursor: z.string().nullable() })
+  .meta({ id: 'Jobs' });
+
+export const jobParams = z.object({ id: z.string().min(1) });
+
+const limit = z.coerce
+  .number()
+  .int()
+  .min(1)
+  .max(MAX_PAGE)
+  .default(100)
+  .meta({ description: `Entries of a page, up to ${MAX_PAGE}` });
+const cursor = z.string().optional().meta({ description: '`next_cursor` of the page before' });
+
+export const pageQuery = z.object({ limit, cursor });
+export const resultsQuery = pageQuery.extend({
+  partial: z
+    .enum(['true', 'false'])
+    .default('false')
+    .transform((text) => text === 'true')
+    .meta({ description: 'While the job is unfinished: its finished beginning instead of 409' }),
+});
