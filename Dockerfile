@@ -4,6 +4,7 @@ FROM node:24-slim AS build
 WORKDIR /app
 COPY package.json package-lock.json .npmrc ./
 COPY packages/contract/package.json packages/contract/
+COPY packages/client/package.json packages/client/
 COPY packages/shared/package.json packages/shared/
 COPY apps/gateway/package.json apps/gateway/
 COPY apps/worker/package.json apps/worker/

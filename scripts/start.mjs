@@ -168,10 +168,13 @@ function killGroup(pid) {
   }
 }
 
+/** Where the development key is kept. */
+const keyFile = () => join(dataDir, process.env.SLUICE_DEV_KEY ? 'dev-key.supplied' : 'dev-key');
+
 /** The development key: SLUICE_DEV_KEY, else one that is made once and kept. */
 function developmentKey() {
   const supplied = process.env.SLUICE_DEV_KEY;
-  const file = join(dataDir, supplied ? 'dev-key.supplied' : 'dev-key');
+  const file = keyFile();
   if (supplied) writeFileSync(file, `${supplied}\n`, { mode: 0o600 });
   // The name counts where the file holds no key yet. A new one then, for nobody has the secret of an old one.
   const name = `development-${randomBytes(4).toString('hex')}`;
@@ -186,7 +189,7 @@ function developmentKey() {
 
 /** Tells the CLI where Sluice runs. */
 function writeRuntime(url) {
-  const runtime = { redisUrl: process.env.REDIS_URL, ...(url ? { url } : {}) };
+  const runtime = { redisUrl: process.env.REDIS_URL, keyFile: keyFile(), ...(url ? { url } : {}) };
   writeFileSync(runtimeFile, JSON.stringify(runtime), { mode: 0o600 });
 }
 

@@ -1,6 +1,6 @@
 import { link, mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { dirname } from 'node:path';
-import { CliError } from './terminal.js';
+import { CliError } from './cliError.js';
 
 /** What a header field can carry: printable, on one line. */
 const KEY = /^\P{C}{1,256}$/u;

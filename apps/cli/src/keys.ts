@@ -11,9 +11,11 @@ import {
 } from '@sluice/shared';
 import { type Command, InvalidArgumentError } from 'commander';
 import type { Redis } from 'ioredis';
+import { CliError } from './cliError.js';
 import { parseDuration } from './duration.js';
 import { readKeyFile, writeKeyFile } from './keyFile.js';
-import { CliError, print, redisUrl } from './terminal.js';
+import { table } from './table.js';
+import { print, redisUrl } from './terminal.js';
 
 interface CreateOptions {
   name: string;
@@ -71,7 +73,7 @@ export function addKeysCommands(program: Command): void {
       withKeyring(async (keyring, nowMs) => {
         const records = (await keyring.list()).map((record) => shown(record, nowMs));
         print(keys, records, () =>
-          records.length === 0 ? 'No keys yet: sluice keys create --name …' : table(records),
+          records.length === 0 ? 'No keys yet: sluice keys create --name …' : keyTable(records),
         );
       }),
     );
@@ -172,26 +174,19 @@ function shown(record: KeyRecord, nowMs: number) {
   };
 }
 
-function table(records: ReturnType<typeof shown>[]): string {
-  const rows = records.map((record) => [
-    record.key_id,
-    record.status,
-    record.scopes.join(','),
-    record.limits.map(({ limit, window_seconds }) => `${limit}/${window_seconds}s`).join(' ') || 'default',
-    record.created_at ?? '',
-    record.expires_at ?? 'never',
-    record.name,
-  ]);
-  const all = [['ID', 'STATUS', 'SCOPES', 'LIMIT', 'CREATED', 'EXPIRES', 'NAME'], ...rows];
-  const widths = all[0]?.map((_, i) => Math.max(...all.map((row) => row[i]?.length ?? 0))) ?? [];
-  return all
-    .map((row) =>
-      row
-        .map((cell, i) => cell.padEnd(widths[i] ?? 0))
-        .join('  ')
-        .trimEnd(),
-    )
-    .join('\n');
+function keyTable(records: readonly ReturnType<typeof shown>[]): string {
+  return table(
+    ['ID', 'STATUS', 'SCOPES', 'LIMIT', 'CREATED', 'EXPIRES', 'NAME'],
+    records.map((record) => [
+      record.key_id,
+      record.status,
+      record.scopes.join(','),
+      record.limits.map(({ limit, window_seconds }) => `${limit}/${window_seconds}s`).join(' ') || 'default',
+      record.created_at ?? '',
+      record.expires_at ?? 'never',
+      record.name,
+    ]),
+  );
 }
 
 function whole(text: string, min: number, max: number): number {

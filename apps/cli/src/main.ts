@@ -3,8 +3,11 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { redactUrls, rootFolder, SettingsError } from '@sluice/shared';
 import { Command, CommanderError } from 'commander';
+import { addBatchCommand } from './batch.js';
+import { CliError } from './cliError.js';
+import { addJobsCommands } from './jobs.js';
 import { addKeysCommands } from './keys.js';
-import { CliError } from './terminal.js';
+import { addPredictCommand } from './predict.js';
 
 /** Exit statuses: what was asked failed, or was not asked in a way that can be understood. */
 const FAILED = 1;
@@ -19,6 +22,9 @@ const program = new Command('sluice')
   .showHelpAfterError('(add --help for what there is)')
   .exitOverride();
 addKeysCommands(program);
+addPredictCommand(program);
+addBatchCommand(program);
+addJobsCommands(program);
 
 try {
   await program.parseAsync();

@@ -29,6 +29,8 @@ export const accountSchema = z
   })
   .meta({ id: 'Account' });
 
+export type Account = z.infer<typeof accountSchema>;
+
 export const healthSchema = z.object({ status: z.literal('ok') });
 
 export const readySchema = z.object({

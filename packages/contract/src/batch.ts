@@ -42,6 +42,7 @@ export const acceptedSchema = z
     status_url: z.string(),
   })
   .meta({ id: 'Accepted' });
+export type Accepted = z.infer<typeof acceptedSchema>;
 
 export const jobSchema = z
   .object({
@@ -82,10 +83,12 @@ export type ItemBody = z.infer<typeof itemSchema>;
 export const resultsSchema = z
   .object({ results: z.array(itemSchema), next_cursor: z.string().nullable() })
   .meta({ id: 'Results' });
+export type ResultsBody = z.infer<typeof resultsSchema>;
 
 export const jobsSchema = z
   .object({ jobs: z.array(jobSchema), next_cursor: z.string().nullable() })
   .meta({ id: 'Jobs' });
+export type JobsBody = z.infer<typeof jobsSchema>;
 
 export const jobParams = z.object({ id: z.string().min(1) });
 

@@ -106,4 +106,7 @@ export const commentSchema = z
   .object({ sentiment: z.string().meta({ description: 'The top label', examples: ['POSITIVE'] }), truncated })
   .meta({ id: 'CommentAnalysis' });
 
+export type Prediction = z.infer<typeof predictionSchema>;
+export type Analysis = z.infer<typeof analysisSchema>;
+export type CommentAnalysis = z.infer<typeof commentSchema>;
 export type LabelScore = z.infer<typeof labelScoreSchema>;

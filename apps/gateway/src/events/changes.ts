@@ -38,8 +38,13 @@ export class Changes {
       for (const jobId of this.#followed.keys()) this.#changed(jobId);
     });
     this.#comments = setInterval(() => {
-      for (const { followers } of this.#followed.values())
+      for (const [jobId, { followers }] of this.#followed) {
         for (const response of followers) response.write(':\n\n');
+        // Should a change have gone unheard, it is not for ever.
+        this.#changed(jobId);
+      }
+      // A subscription is silent by nature; whether its connection is dead must be asked.
+      if (this.#subscription) this.#redis.ping().catch(() => this.#redis.disconnect(true));
     }, COMMENT_EVERY_MS);
   }
 
@@ -105,7 +110,8 @@ export class Changes {
       }
     } catch (err) {
       this.#log.debug({ err, job_id: jobId }, 'Progress could not be told');
-      // It is told with the next change, or when Redis is back.
+      // Nothing may change any more: look again.
+      this.#changed(jobId);
     }
   }
 }

@@ -33,7 +33,7 @@ const roles = {
     socketTimeout: 3_000,
   },
   /** A subscription: renewed at each reconnect. */
-  subscriber: { maxRetriesPerRequest: null },
+  subscriber: { maxRetriesPerRequest: null, commandTimeout: 5_000 },
   /** Work goes on when Redis is back: wait for it however long. BullMQ's blocking reads last up to 10 s. */
   worker: { maxRetriesPerRequest: null, socketTimeout: 15_000 },
   /** A command line: say soon that Redis is away. */
