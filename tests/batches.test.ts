@@ -1,7 +1,10 @@
 import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
+import { createConnection } from 'node:net';
 import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 import { afterEach, beforeEach, expect, test } from '@jest/globals';
+import { Keyring } from '@sluice/shared';
 import {
   type Answer,
   type App,
@@ -81,14 +84,14 @@ async function allResults(jobId: string): Promise<Answer['body'][]> {
     .map((line: string) => JSON.parse(line));
 }
 
-/** Every key but those of workers, gateways, keys and limits. */
+/** Every key but those of workers, gateways, keys and limits, and what BullMQ keeps of a queue as such. */
 async function batchKeys(): Promise<string[]> {
   const all = await rig.redis.keys('*');
   return all
-    .filter((name) =>
-      /:(job|jobs|stage|idempotency|feed|out|callers|unfinished|finished)(:|$)|-bulk:/.test(name),
+    .filter(
+      (name) => !/^\{sluice\}:(key:|keys$|limit:|guesses:|replies:|worker:|workers$|sweeper$)/.test(name),
     )
-    .filter((name) => !/-bulk:(meta|events|marker|stalled-check|id)$/.test(name))
+    .filter((name) => !/-(bulk|interactive):(meta|events|marker|stalled-check|id|stalled)$/.test(name))
     .sort();
 }
 
@@ -257,6 +260,7 @@ test('an idempotency key stands for one batch: the same body is the same job, an
     [202, 409],
   ]).toContainEqual(statuses);
   const jobId = (first.status === 202 ? first : twin).body.job_id;
+  if (twin.status === 202 && first.status === 202) expect(twin.body.job_id).toBe(first.body.job_id);
   await finished(jobId);
   const replay = await submit(['a', 'b'], once);
   expect([replay.status, replay.body.job_id, replay.body.status]).toEqual([202, jobId, 'completed']);
@@ -292,6 +296,125 @@ test('progress comes as events, and ends with the job', async () => {
   expect(told.at(-1)).toEqual(['completed', (await get(`/jobs/${body.job_id}`)).body]);
   const done = told.map(([, job]) => job.completed);
   expect(done).toEqual([...done].sort((a, b) => a - b));
+});
+
+test('many may follow a job to its end, hang up or come late, and the gateway lives on', async () => {
+  await rig.worker({ MODEL_PROCESSES: '1' });
+  for (let round = 0; round < 4; round++) {
+    const { body } = await submit(repeated(200));
+    const path = `/jobs/${body.job_id}/events`;
+    const followers = [get(path), get(path)];
+    const hangUps = Array.from({ length: 20 }, (_, i) =>
+      fetch(`${url}${path}`, { headers: { 'X-API-Key': key }, signal: AbortSignal.timeout(1 + i * 3) }).catch(
+        () => 'gone',
+      ),
+    );
+    let status = '';
+    while (status !== 'completed') {
+      // One more whenever it looks: some while it ends.
+      followers.push(get(path));
+      ({ status } = (await get(`/jobs/${body.job_id}`)).body);
+    }
+    for (const { body: told } of await Promise.all(followers)) {
+      expect(told.match(/event: completed/g)).toHaveLength(1);
+    }
+    await Promise.all(hangUps);
+  }
+  // Two on one connection: the second is over before its turn to be sent.
+  const slow = await submit(repeated(1_000));
+  const done = (await get('/jobs')).body.jobs.find(
+    ({ status }: { status: string }) => status === 'completed',
+  );
+  const socket = createConnection({ port: Number(new URL(url).port), host: '127.0.0.1' });
+  for (const id of [slow.body.job_id, done.job_id]) {
+    socket.write(`GET /jobs/${id}/events HTTP/1.1\r\nHost: x\r\nX-API-Key: ${key}\r\n\r\n`);
+  }
+  let text = '';
+  socket.on('data', (data) => {
+    text += data;
+  });
+  await until('both are told to the end', () => text.match(/event: completed/g)?.length === 2);
+  socket.destroy();
+  expect(gateway.child.exitCode).toBeNull();
+});
+
+test('a stream of events ends also when Redis was away at the end', async () => {
+  await rig.worker({ MODEL_PROCESSES: '1' }, faultyWorkerMain);
+  const { body } = await submit(['«slow:500» last']);
+  const events = get(`/jobs/${body.job_id}/events`);
+  await until(
+    'it is followed',
+    async () => Number((await rig.redis.pubsub('NUMSUB', '{sluice}:changes'))[1]) > 0,
+  );
+  process.kill(rig.redisPid, 'SIGSTOP');
+  await delay(1_500);
+  process.kill(rig.redisPid, 'SIGCONT');
+  expect((await events).body).toMatch(/event: completed/);
+});
+
+test('revoking a key cancels its unfinished jobs, and a record made anew starts from nothing', async () => {
+  const other = await rig.key();
+  const { body } = await submit(repeated(100), {}, other);
+  await new Keyring(rig.redis).revoke(other.split('_')[1] ?? '', Date.now());
+  await until(
+    'the job is canceled',
+    async () => (await rig.redis.hget(`{sluice}:job:${body.job_id}`, 'status')) === 'canceled',
+  );
+  expect(await rig.redis.hget(`{sluice}:job:${body.job_id}`, 'error')).toBe('The API key was revoked');
+});
+
+test('marks of a job whose record is gone do not block its caller', async () => {
+  await rig.worker();
+  const lost = await submit(repeated(500));
+  await rig.redis.del(`{sluice}:job:${lost.body.job_id}`);
+  const { body } = await submit(['fine']);
+  expect((await finished(body.job_id, 15_000)).status).toBe('completed');
+});
+
+test('an upload that is slow but steady arrives; one that is refused in the middle reads why', async () => {
+  async function* slowly() {
+    yield Buffer.from('"one"\n');
+    await delay(11_000);
+    yield Buffer.from('"two"\n');
+  }
+  const init = (body: AsyncIterable<Uint8Array>) =>
+    ({
+      method: 'POST',
+      headers: { 'X-API-Key': key, 'Content-Type': 'application/x-ndjson', 'Idempotency-Key': 'slow' },
+      body: ReadableStream.from(body),
+      duplex: 'half',
+    }) as RequestInit;
+  const slow = request(`${url}/analyze_batch`, init(slowly()));
+  async function* endless() {
+    yield Buffer.from('7\n');
+    for (let i = 0; i < 200; i++) yield Buffer.alloc(100_000, 0x20);
+  }
+  const refused = await request(`${url}/analyze_batch`, {
+    ...init(endless()),
+    headers: { 'X-API-Key': key, 'Content-Type': 'application/x-ndjson' },
+  });
+  expect([refused.status, refused.body.detail]).toEqual([
+    422,
+    'Line 1: neither a JSON string nor an object with "text"',
+  ]);
+  expect((await slow).status).toBe(202);
+});
+
+test('above 80 % of maxmemory batches get 503 and interactive work goes on', async () => {
+  await rig.worker();
+  // Enough that what comes and goes beside it does not matter.
+  await rig.redis.set('ballast', 'x'.repeat(50_000_000));
+  const used = Number(/used_memory:(\d+)/.exec(await rig.redis.info('memory'))?.[1]);
+  await rig.redis.config('SET', 'maxmemory', String(Math.round(used * 1.2)));
+  const refused = await submit(['fine']);
+  expect([refused.status, refused.body.code, refused.headers.get('retry-after')]).toEqual([
+    503,
+    'nearly_full',
+    '30',
+  ]);
+  expect((await post(`${url}/predict`, key, { text: 'fine' })).status).toBe(200);
+  await rig.redis.config('SET', 'maxmemory', '0');
+  expect((await submit(['fine'])).status).toBe(202);
 });
 
 test('own jobs are listed newest first, in pages', async () => {

@@ -1,9 +1,9 @@
 import { createHash } from 'node:crypto';
 import { open, rename, rm } from 'node:fs/promises';
 import { extname } from 'node:path';
-import type { ItemBody } from '@sluice/client';
+import { type ItemBody, SluiceError } from '@sluice/client';
 import type { Command } from 'commander';
-import { asCsv, asNdjson, readBatchFile } from './batchFile.js';
+import { asCsv, asNdjson, type BatchFile, readBatchFile } from './batchFile.js';
 import { CliError } from './cliError.js';
 import { summary, watch } from './jobs.js';
 import { connect, print, wantsJson } from './terminal.js';
@@ -36,24 +36,33 @@ export function addBatchCommand(program: Command): void {
         .update(JSON.stringify([extname(path), options.column, options.model ?? '']))
         .update(file.bytes)
         .digest('hex')}`;
-      const { job_id: jobId } = await sluice.batch(file.items, {
-        idempotencyKey,
-        ...(options.model === undefined ? {} : { model: options.model }),
-      });
       const interrupt = new AbortController();
       const onInterrupt = () => interrupt.abort();
       process.once('SIGINT', onInterrupt);
+      let jobId: string | undefined;
       try {
+        const accepted = await sluice
+          .batch(file.items, {
+            idempotencyKey,
+            signal: interrupt.signal,
+            ...(options.model === undefined ? {} : { model: options.model }),
+          })
+          .catch((error: unknown) => {
+            throw inFile(error, path, file.lines);
+          });
+        jobId = accepted.job_id;
         const job = await watch(sluice, jobId, wantsJson(batch), interrupt.signal);
-        await write(sluice.results(jobId, { signal: interrupt.signal }), options.out, file.rows);
+        await write(sluice.results(jobId, { signal: interrupt.signal }), options.out, file.table);
         if (options.out !== undefined) print(batch, job, () => summary(job));
         else if (!wantsJson(batch)) process.stderr.write(`${summary(job)}\n`);
         if (job.status !== 'completed') process.exitCode = 1;
       } catch (error) {
         if (!interrupt.signal.aborted) throw error;
         process.stderr.write(
-          `The job goes on without you. To follow it again, run the same command, or: sluice job ${jobId} --watch\n` +
-            `To end it: sluice cancel ${jobId}\n`,
+          jobId === undefined
+            ? 'The upload was cut off; nothing of it stays. Run the same command to begin again.\n'
+            : `The job goes on without you. To follow it again, run the same command, or: sluice job ${jobId} --watch\n` +
+                `To end it: sluice cancel ${jobId}\n`,
         );
         process.exitCode = EXIT_INTERRUPTED;
       } finally {
@@ -62,11 +71,21 @@ export function addBatchCommand(program: Command): void {
     });
 }
 
+/** What the server says of an item, with the line of the file that it stands in. */
+function inFile(error: unknown, path: string, lines: readonly number[]): unknown {
+  const [first] = error instanceof SluiceError ? (error.errors ?? []) : [];
+  const index = /^\/(\d+)$/.exec(first?.pointer ?? '')?.[1];
+  const line = index === undefined ? undefined : lines[Number(index)];
+  return first === undefined || line === undefined
+    ? error
+    : new CliError(`${path}, line ${line}: ${first.detail}`);
+}
+
 /** Writes results as they come; a file is there whole, or not at all. */
 async function write(
   results: AsyncIterable<ItemBody>,
   out: string | undefined,
-  rows: Record<string, string>[] | undefined,
+  table: BatchFile['table'],
 ): Promise<void> {
   const csv = out !== undefined && extname(out).toLowerCase() === '.csv';
   const fresh = out === undefined ? undefined : `${out}.${process.pid}`;
@@ -74,10 +93,10 @@ async function write(
   let first = true;
   let waiting: ItemBody[] = [];
   const flush = async () => {
-    const text = csv ? asCsv(waiting, rows, first) : asNdjson(waiting);
+    const text = csv ? asCsv(waiting, table, first) : asNdjson(waiting);
     first = false;
     waiting = [];
-    if (file) await file.write(text);
+    if (file) await file.appendFile(text);
     else if (!process.stdout.write(text))
       await new Promise((resolve) => process.stdout.once('drain', resolve));
   };

@@ -80,6 +80,7 @@ async function startGateway(settings: Settings, log: Log): Promise<App> {
       queueOf: (model) => (model === settings.MODEL ? bulkQueue : undefined),
       mostOutFor: (model) => mostOut(admission.fleet, model),
       everyMs: SWEEP_EVERY_MS,
+      onError: (err, one) => log.warn({ err, of: one }, 'A sweep could not mend this'),
     }).catch((err: unknown) => log.debug({ err }, 'A sweep was cut short'));
   }, SWEEP_EVERY_MS);
   const rateLimit = new RateLimit(
@@ -111,11 +112,13 @@ async function startGateway(settings: Settings, log: Log): Promise<App> {
           maxTextChars,
         }),
         model: settings.MODEL,
+        revision: settings.MODEL_REVISION,
+        redis,
         maxBatchTexts: settings.MAX_BATCH_TEXTS,
         mostOut: mostOutNow,
         log,
       }),
-      ...jobRoutes({ ledger, queue: bulkQueue, changes, mostOut: mostOutNow, draining: isDraining }),
+      ...jobRoutes({ ledger, queue: bulkQueue, changes, mostOut: mostOutNow, draining: isDraining, log }),
       ...accountRoutes(rateLimit),
       ...healthRoutes(admission, clock, isDraining),
       ...docsRoutes(routes, version),

@@ -41,6 +41,9 @@ export type BatchItem = string | { id?: string; text: string };
 
 const FIRST_WAIT_MS = 250;
 const LAST_WAIT_MS = 10_000;
+/** A stream of events that broke is opened again after this, until nothing was heard for so long. */
+const AGAIN_MS = 500;
+const SILENCE_MS = 60_000;
 
 /**
  * A client for Sluice. Requests that got 429 or 503 are tried again when `Retry-After` says so; a batch only with an
@@ -126,7 +129,12 @@ export class Sluice {
    * @throws SluiceError
    */
   async end(jobId: string, options: CallOptions = {}): Promise<JobBody | undefined> {
-    const response = await this.#call(`/jobs/${encodeURIComponent(jobId)}`, { method: 'DELETE', ...options });
+    // Once: sent again after a lost answer it would erase what it was to cancel.
+    const response = await this.#call(
+      `/jobs/${encodeURIComponent(jobId)}`,
+      { method: 'DELETE', ...options },
+      0,
+    );
     return response.status === 204 ? undefined : response.json();
   }
 
@@ -147,14 +155,17 @@ export class Sluice {
    * breaks is opened again. @throws SluiceError
    */
   async *events(jobId: string, options: CallOptions = {}): AsyncGenerator<JobBody> {
+    let heardMs = Date.now();
     for (;;) {
-      const response = await this.#call(`/jobs/${encodeURIComponent(jobId)}/events`, {
-        headers: { Accept: 'text/event-stream' },
-        ...options,
-      });
-      if (response.body === null) throw new TypeError('The events have no body');
       try {
+        const response = await this.#call(
+          `/jobs/${encodeURIComponent(jobId)}/events`,
+          { headers: { Accept: 'text/event-stream' }, ...options },
+          0,
+        );
+        if (response.body === null) throw new TypeError('The events have no body');
         for await (const line of linesOf(response.body)) {
+          heardMs = Date.now();
           if (!line.startsWith('data: ')) continue;
           const job: JobBody = JSON.parse(line.slice('data: '.length));
           yield job;
@@ -162,10 +173,11 @@ export class Sluice {
         }
       } catch (error) {
         options.signal?.throwIfAborted();
-        if (error instanceof SluiceError) throw error;
-        // The connection broke: what happened meanwhile is told at the beginning of the next.
+        const passing = !(error instanceof SluiceError) || error.status === 503 || error.status === 429;
+        // A gateway that restarts is back soon, and tells first what happened meanwhile.
+        if (!passing || Date.now() - heardMs > SILENCE_MS) throw error;
       }
-      await wait(FIRST_WAIT_MS, options.signal);
+      await wait(AGAIN_MS, options.signal);
     }
   }
 
@@ -193,7 +205,7 @@ export class Sluice {
   }
 
   /** One request with its tries. */
-  async #call(path: string, init: RequestInit): Promise<Response> {
+  async #call(path: string, init: RequestInit, retries = this.#retries): Promise<Response> {
     const headers = { 'X-API-Key': this.#apiKey, ...init.headers };
     for (let tries = 0; ; tries++) {
       let error: unknown;
@@ -210,7 +222,7 @@ export class Sluice {
         if (thrown instanceof SluiceError) throw thrown;
         error = thrown;
       }
-      if (tries >= this.#retries) throw error;
+      if (tries >= retries) throw error;
       await wait(waitMs, init.signal ?? undefined);
     }
   }

@@ -16,17 +16,17 @@ export function batchBody({ maxTextChars, maxBatchTexts }: Bounds) {
   });
 }
 
-/** A line of an `application/x-ndjson` body: a text, or a text with the caller's own id for it. */
+/** A line of an `application/x-ndjson` body, of each form: a text, or a text with the caller's own id for it. */
 export function batchLine({ maxTextChars }: Bounds) {
   const text = textSchema(maxTextChars);
-  return z.union([
-    text.transform((value): { text: string; id?: string } => ({ text: value })),
-    z
-      .object({ id: z.string().max(256).optional(), text })
+  return {
+    text: text.transform((value): { text: string; id?: string } => ({ text: value })),
+    object: z
+      .object({ id: z.string().max(256).optional(), text }, 'neither a JSON string nor an object with "text"')
       .transform(({ id, text: value }): { text: string; id?: string } =>
         id === undefined ? { text: value } : { text: value, id },
       ),
-  ]);
+  };
 }
 
 export const batchQuery = z.object({
@@ -48,6 +48,7 @@ export const jobSchema = z
   .object({
     job_id: z.string(),
     model: z.string(),
+    revision: z.string().meta({ description: 'Of the model' }),
     status: z.enum(['queued', 'running', 'completed', 'failed', 'canceled']).meta({
       description:
         '`completed`: each text has an answer or an error of its own. `failed` is about the job as a whole',

@@ -75,6 +75,11 @@ export const problems = {
   analysis_failed: { status: 500, title: 'Internal Server Error', detail: 'Analysis failed' },
   internal_error: { status: 500, title: 'Internal Server Error', detail: 'Internal error' },
   no_worker: { status: 503, title: 'Service Unavailable', detail: 'No live worker serves this model' },
+  nearly_full: {
+    status: 503,
+    title: 'Service Unavailable',
+    detail: 'No room for another batch. Please try again later.',
+  },
   unavailable: {
     status: 503,
     title: 'Service Unavailable',

@@ -100,6 +100,7 @@ export function routesFor(bounds: Bounds) {
         'idempotency_mismatch',
         'batch_too_large',
         'bulk_allowance_used',
+        'nearly_full',
         'unavailable',
       ],
     },

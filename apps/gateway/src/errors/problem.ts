@@ -17,6 +17,7 @@ const RETRY_AFTER_SECONDS: Partial<Record<ProblemCode, number>> = {
   no_worker: 2,
   unavailable: 1,
   shutting_down: 2,
+  nearly_full: 30,
 };
 
 /** An error that the client is told, by its code in the catalogue. */

@@ -39,7 +39,11 @@ export class Changes {
     });
     this.#comments = setInterval(() => {
       for (const [jobId, { followers }] of this.#followed) {
-        for (const response of followers) response.write(':\n\n');
+        for (const response of followers) {
+          // Has taken nothing since the comment before, or since longer: it does not read.
+          if (response.writableNeedDrain) response.destroy();
+          else response.write(':\n\n');
+        }
         // Should a change have gone unheard, it is not for ever.
         this.#changed(jobId);
       }
@@ -50,29 +54,28 @@ export class Changes {
 
   /**
    * Tells a client of a batch: its present state first, then progress, then its end. Resolves when the stream is over.
-   * @param signal aborts when the client hangs up
+   * @param response whose head is sent
    */
-  async follow(jobId: string, response: Response, signal: AbortSignal): Promise<void> {
+  async follow(jobId: string, response: Response): Promise<void> {
+    // A client that has hung up meanwhile closes no more.
+    if (response.closed || response.destroyed) return;
     const followed = this.#followed.get(jobId) ?? { followers: new Set(), timer: undefined, toldMs: 0 };
     this.#followed.set(jobId, followed);
     followed.followers.add(response);
+    response.on('error', (err) => this.#log.debug({ err, job_id: jobId }, 'A stream of events broke'));
     const over = new Promise<void>((resolve) => response.once('close', resolve));
-    if (signal.aborted) response.destroy();
     // First the subscription, then the look: what changes in between is heard.
     this.#subscription ??= this.#redis.subscribe(names.changes);
     try {
       await this.#subscription;
+      await this.#tell(jobId, [response]);
     } catch (err) {
       this.#subscription = undefined;
       this.#log.debug({ err }, 'Changes of batches are not heard');
-      response.end();
+      this.#finish(jobId, response);
     }
-    await this.#tell(jobId, [response]);
     await over;
-    followed.followers.delete(response);
-    if (followed.followers.size > 0) return;
-    clearTimeout(followed.timer);
-    this.#followed.delete(jobId);
+    this.#leave(jobId, response);
   }
 
   /** Ends all streams. */
@@ -81,6 +84,7 @@ export class Changes {
     for (const { followers, timer } of this.#followed.values()) {
       clearTimeout(timer);
       for (const response of followers) response.end();
+      followers.clear();
     }
     this.#redis.disconnect();
   }
@@ -102,16 +106,30 @@ export class Changes {
       const ended = record === undefined || isFinished(record.status);
       const event = record && ended ? record.status : 'progress';
       const text = record ? `event: ${event}\ndata: ${JSON.stringify(jobBody(record))}\n\n` : '';
-      for (const response of to) {
+      for (const response of [...to]) {
+        // Told by another look already.
+        if (!this.#followed.get(jobId)?.followers.has(response)) continue;
+        if (ended) this.#finish(jobId, response, text);
         // A client that does not read has nothing heaped up for it.
-        if (response.writableNeedDrain && !ended) continue;
-        response.write(text);
-        if (ended) response.end();
+        else if (!response.writableNeedDrain) response.write(text);
       }
     } catch (err) {
       this.#log.debug({ err, job_id: jobId }, 'Progress could not be told');
       // Nothing may change any more: look again.
       this.#changed(jobId);
     }
+  }
+
+  /** The last word to a client: nothing is written after it. */
+  #finish(jobId: string, response: Response, text = ''): void {
+    this.#leave(jobId, response);
+    response.end(text);
+  }
+
+  #leave(jobId: string, response: Response): void {
+    const followed = this.#followed.get(jobId);
+    if (!followed?.followers.delete(response) || followed.followers.size > 0) return;
+    clearTimeout(followed.timer);
+    this.#followed.delete(jobId);
   }
 }

@@ -14,6 +14,7 @@ import {
 } from '@sluice/shared';
 import type { Queue } from 'bullmq';
 import type { Request, Response } from 'express';
+import type { Redis } from 'ioredis';
 import { fromRedis, Problem } from '../errors/problem.js';
 import type { createReadUpload, Upload } from '../validate/upload.js';
 import type { Handlers } from './handlers.js';
@@ -23,8 +24,10 @@ interface Services {
   queue: Queue<ChunkJob>;
   clock: RedisClock;
   readUpload: ReturnType<typeof createReadUpload>;
-  /** Id of the one configured model. */
+  /** Id of the one configured model, and its revision. */
   model: string;
+  revision: string;
+  redis: Redis;
   maxBatchTexts: number;
   /** How many chunks of a caller may be out. */
   mostOut: () => number;
@@ -33,10 +36,12 @@ interface Services {
 
 /** Seconds after which a caller whose allowance is used up may look again. */
 const ALLOWANCE_RETRY_SECONDS = '10';
+/** The part of Redis's `maxmemory` above which batches are refused. */
+const NEARLY_FULL = 0.8;
 
 /** Handler of the route that takes batches: an upload is staged as it arrives and accepted whole, or leaves nothing. */
 export function batchRoutes(services: Services): Pick<Handlers, 'analyzeBatch'> {
-  const { ledger, queue, clock, readUpload, model, maxBatchTexts, mostOut, log } = services;
+  const { ledger, queue, clock, readUpload, model, revision, redis, maxBatchTexts, mostOut, log } = services;
 
   /** Takes all of an upload in; resolves to the fingerprint of its body. */
   async function receive(upload: Upload, named: string, record: KeyRecord, stage: Stage | undefined) {
@@ -62,7 +67,7 @@ export function batchRoutes(services: Services): Pick<Handlers, 'analyzeBatch'> 
     const nowMs = clock.now();
     if (clock.away || nowMs === undefined) throw new Problem('unavailable');
     const notAfterMs = nowMs + COMMAND_TIMEOUT_MS;
-    const batch = { keyId, model, fingerprint, mostOut: mostOut(), notAfterMs };
+    const batch = { keyId, model, revision, fingerprint, mostOut: mostOut(), notAfterMs };
     const acceptance = await fromRedis(ledger.accept(stage, batch));
     switch (acceptance.kind) {
       case 'accepted':
@@ -87,6 +92,21 @@ export function batchRoutes(services: Services): Pick<Handlers, 'analyzeBatch'> 
     }
   }
 
+  /** Leaves nothing of an upload that is refused, also when it was accepted and the word of it was lost. */
+  async function abandon(stage: Stage, keyId: string): Promise<void> {
+    await stage.discard();
+    const { ended } = await ledger.end({ id: stage.jobId, keyId, model }, 'canceled', '', mostOut());
+    if (ended) await ledger.erase(stage.jobId, keyId);
+  }
+
+  /** Interactive work goes on where batches are refused: a full Redis would stop both. */
+  async function refuseWhenNearlyFull(): Promise<void> {
+    const memory = await fromRedis(redis.info('memory'));
+    const bytes = (name: string) => Number(new RegExp(`^${name}:(\\d+)`, 'm').exec(memory)?.[1] ?? 0);
+    const most = bytes('maxmemory');
+    if (most > 0 && bytes('used_memory') > NEARLY_FULL * most) throw new Problem('nearly_full');
+  }
+
   function accepted(
     response: Response,
     jobId: string,
@@ -100,6 +120,7 @@ export function batchRoutes(services: Services): Pick<Handlers, 'analyzeBatch'> 
 
   return {
     async analyzeBatch({ caller: { record }, query, request, response }) {
+      await refuseWhenNearlyFull();
       const idempotency = idempotencyKey(request, record.id);
       const upload = await readUpload(request, response);
       const named = upload.model ?? query.model ?? model;
@@ -126,8 +147,9 @@ export function batchRoutes(services: Services): Pick<Handlers, 'analyzeBatch'> 
       try {
         await accept(stage, record.id, await receive(upload, named, record, stage));
       } catch (error) {
-        // What Redis does not hear of now goes by its time to live.
-        stage.discard().catch((err: unknown) => log.debug({ err }, 'An upload is left to its time to live'));
+        abandon(stage, record.id).catch((err: unknown) => {
+          log.debug({ err, job_id: jobId }, 'An upload is left to its time to live');
+        });
         throw error;
       }
       return accepted(response, jobId, 'queued', stage.texts);

@@ -7,6 +7,7 @@ export function jobBody(record: BatchRecord): JobBody {
   return {
     job_id: record.id,
     model: record.model,
+    revision: record.revision,
     status: record.status,
     total: record.total,
     completed: record.completed,

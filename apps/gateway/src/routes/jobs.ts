@@ -1,3 +1,4 @@
+import { once } from 'node:events';
 import { type ItemBody, problems } from '@sluice/contract';
 import {
   type BatchRecord,
@@ -9,6 +10,7 @@ import {
   isFinished,
   type KeyRecord,
   type Ledger,
+  type Log,
 } from '@sluice/shared';
 import type { Queue } from 'bullmq';
 import type { Response } from 'express';
@@ -23,18 +25,21 @@ interface Services {
   changes: Changes;
   mostOut: () => number;
   draining: () => boolean;
+  log: Log;
 }
 
 /** Seconds after which an unfinished job is worth another look. */
 const RETRY_AFTER_SECONDS = '1';
 /** Chunks that are read at once for a stream of results. */
 const STREAM_CHUNKS = 16;
+/** A client that reads nothing of its results for so long, in milliseconds, is gone. */
+const STALL_MS = 60_000;
 
 /** Handlers of the routes about jobs. To any key but the one that made it a job is not there. */
 export function jobRoutes(
   services: Services,
 ): Pick<Handlers, 'job' | 'jobs' | 'results' | 'events' | 'endJob'> {
-  const { ledger, queue, changes, mostOut, draining } = services;
+  const { ledger, queue, changes, mostOut, draining, log } = services;
 
   async function own(jobId: string, { id: keyId }: KeyRecord): Promise<BatchRecord> {
     const record = await fromRedis(ledger.read(jobId));
@@ -51,11 +56,8 @@ export function jobRoutes(
 
     async jobs({ caller, query: { limit, cursor } }) {
       const offset = offsetOf(cursor);
-      const records = await fromRedis(ledger.list(caller.record.id, offset, limit + 1));
-      return {
-        jobs: records.slice(0, limit).map(jobBody),
-        next_cursor: records.length > limit ? cursorOf(offset + limit) : null,
-      };
+      const { records, more } = await fromRedis(ledger.list(caller.record.id, offset, limit));
+      return { jobs: records.map(jobBody), next_cursor: more ? cursorOf(offset + limit) : null };
     },
 
     async results({ caller, params, query: { limit, cursor, partial }, request, response, signal }) {
@@ -68,13 +70,12 @@ export function jobRoutes(
         await stream(ledger, record, response, signal);
         return undefined;
       }
-      const { results, ended } = await page(ledger, record, from, limit);
+      const { results } = await page(ledger, record, from, limit);
       const next = from + results.length;
-      const more = next < record.total && !(ended && !finished);
-      return { results, next_cursor: more || (!finished && next < record.total) ? cursorOf(next) : null };
+      return { results, next_cursor: next < record.total ? cursorOf(next) : null };
     },
 
-    async events({ caller, params, response, signal }) {
+    async events({ caller, params, request, response }) {
       if (draining()) throw new Problem('shutting_down');
       await own(params.id, caller.record);
       response.status(200).set({
@@ -83,14 +84,19 @@ export function jobRoutes(
         'X-Accel-Buffering': 'no',
       });
       response.flushHeaders();
-      await changes.follow(params.id, response, signal);
+      if (request.method === 'HEAD') response.end();
+      else await changes.follow(params.id, response);
       return undefined;
     },
 
     async endJob({ caller, params, response }) {
       const record = await own(params.id, caller.record);
       if (!isFinished(record.status)) {
-        await fromRedis(followEnd(queue, await ledger.end(record, 'canceled', '', mostOut())));
+        const ending = await fromRedis(ledger.end(record, 'canceled', '', mostOut()));
+        // The batch has ended; what is left of it in the queue is dropped by whoever draws it.
+        followEnd(queue, ending).catch((err: unknown) =>
+          log.debug({ err, job_id: record.id }, 'Chunks are left'),
+        );
         return jobBody(await own(params.id, caller.record));
       }
       await fromRedis(ledger.erase(record.id, record.keyId));
@@ -148,10 +154,9 @@ async function stream(
     }
     const text = results.map((result) => `${JSON.stringify(result)}\n`).join('');
     if (!response.write(text)) {
-      await new Promise<void>((resolve) => {
-        response.once('drain', resolve);
-        response.once('close', resolve);
-      });
+      const patience = AbortSignal.any([signal, AbortSignal.timeout(STALL_MS)]);
+      // One that does not read for so long is let go.
+      await once(response, 'drain', { signal: patience }).catch(() => response.destroy());
     }
     if (ended) break;
   }

@@ -1,5 +1,5 @@
 import { once } from 'node:events';
-import type { Readable } from 'node:stream';
+import { type Duplex, PassThrough, type Readable } from 'node:stream';
 import { setTimeout as delay } from 'node:timers/promises';
 import { createGunzip } from 'node:zlib';
 import type { batchBody, batchLine } from '@sluice/contract';
@@ -39,9 +39,9 @@ export function createReadUpload({ readBody, body, line, maxBytes, maxTextChars 
   // A character takes up to 12 bytes as JSON (a pair of \u escapes); the rest is the caller's id and the syntax.
   const maxLineBytes = 12 * maxTextChars + 8_192;
 
-  async function* ndjson(request: Request): AsyncGenerator<Item> {
+  async function* ndjson(source: Readable): AsyncGenerator<Item> {
     let number = 0;
-    for await (const bytes of lines(decompressed(request), maxBytes, maxLineBytes)) {
+    for await (const bytes of lines(source, maxBytes, maxLineBytes)) {
       number++;
       const text = utf8(bytes, number);
       if (text.trim() === '') continue;
@@ -51,8 +51,8 @@ export function createReadUpload({ readBody, body, line, maxBytes, maxTextChars 
       } catch (cause) {
         throw new Problem('invalid_json', { detail: `Line ${number} is not valid JSON`, cause });
       }
-      const parsed = line.safeParse(value);
-      if (!parsed.success) throw wrongLine(number, lineDetail(parsed.error.issues));
+      const parsed = (typeof value === 'string' ? line.text : line.object).safeParse(value);
+      if (!parsed.success) throw wrongLine(number, parsed.error.issues[0]?.message ?? 'wrong');
       yield parsed.data;
     }
   }
@@ -64,7 +64,9 @@ export function createReadUpload({ readBody, body, line, maxBytes, maxTextChars 
       return { model, type: 'json', items: toItems(texts) };
     }
     if (!charsetIsUtf8(type)) throw new Problem('unsupported_media_type');
-    return { model: undefined, type: 'ndjson', items: watched(request, response, ndjson(request)) };
+    const source = sourceOf(request);
+    const items = patiently(request, response, source, ndjson(source));
+    return { model: undefined, type: 'ndjson', items };
   };
 }
 
@@ -72,37 +74,30 @@ async function* toItems(texts: readonly string[]): AsyncGenerator<Item> {
   for (const text of texts) yield { text };
 }
 
-/** Gives up on silence; lets a client that is refused finish, so that it reads why. */
-async function* watched(
-  request: Request,
-  response: Response,
-  items: AsyncIterable<Item>,
-): AsyncGenerator<Item> {
-  const { socket } = request;
-  let silent = false;
-  const onSilence = () => {
-    silent = true;
-    request.destroy(new Error('The upload fell silent'));
-  };
-  socket.setTimeout(IDLE_MS, onSilence);
+/** Gives up on silence; lets a client that is refused in the middle finish, so that it reads why. */
+async function* patiently(request: Request, response: Response, source: Duplex, items: AsyncIterable<Item>) {
+  const onSilence = () => source.destroy(new Problem('request_timed_out'));
+  const silence = setTimeout(onSilence, IDLE_MS);
+  const heard = () => silence.refresh();
+  request.on('data', heard);
   try {
     yield* items;
   } catch (error) {
-    if (silent) throw new Problem('request_timed_out');
-    if (!(error instanceof Problem)) {
-      throw request.destroyed && !request.complete ? new CallerGone() : uploadProblem(error);
+    const problem = uploadProblem(error);
+    if (problem instanceof Problem) {
+      response.set('Connection', 'close');
+      request.unpipe().resume();
+      if (!request.complete) await Promise.race([once(request, 'end').catch(() => {}), delay(LINGER_MS)]);
     }
-    response.set('Connection', 'close');
-    request.unpipe().resume();
-    if (!request.complete) await Promise.race([once(request, 'end').catch(() => {}), delay(LINGER_MS)]);
-    throw error;
+    throw problem;
   } finally {
-    socket.setTimeout(0);
-    socket.off('timeout', onSilence);
+    clearTimeout(silence);
+    request.off('data', heard);
   }
 }
 
 function uploadProblem(error: unknown): Error {
+  if (error instanceof Problem || error instanceof CallerGone) return error;
   const code = error instanceof Error && 'code' in error ? String(error.code) : '';
   if (code === 'ECONNRESET') return new CallerGone();
   if (/^Z_|^ERR_/.test(code)) {
@@ -111,14 +106,14 @@ function uploadProblem(error: unknown): Error {
   return error instanceof Error ? error : new Error(String(error));
 }
 
-function decompressed(request: Request): Readable {
+/** A body as it is read: a stream behind the request, which can end without ending the request's connection. */
+function sourceOf(request: Request): Duplex {
   const encoding = (request.headers['content-encoding'] ?? 'identity').toLowerCase();
-  if (encoding === 'identity') return request;
-  if (encoding !== 'gzip') throw new Problem('unsupported_media_type');
-  const gunzip = createGunzip();
-  request.on('error', (error) => gunzip.destroy(error));
-  request.on('aborted', () => gunzip.destroy(new CallerGone()));
-  return request.pipe(gunzip);
+  if (encoding !== 'identity' && encoding !== 'gzip') throw new Problem('unsupported_media_type');
+  const source = encoding === 'gzip' ? createGunzip() : new PassThrough();
+  request.on('error', (error) => source.destroy(error));
+  request.on('aborted', () => source.destroy(new CallerGone()));
+  return request.pipe(source);
 }
 
 /** The lines of a stream, as bytes without their end; the last one need not have one. */
@@ -159,15 +154,3 @@ const wrongLine = (number: number, detail: string) =>
     detail: `Line ${number}: ${detail}`,
     errors: [{ pointer: `/${number - 1}`, detail }],
   });
-
-/** What is wrong with a line, of what zod says of each form that it could have had. */
-function lineDetail(issues: readonly { code: string; message: string; errors?: unknown }[]): string {
-  const [issue] = issues;
-  const forms = Array.isArray(issue?.errors)
-    ? (issue.errors as { message: string; path: PropertyKey[] }[][])
-    : [];
-  const closest = forms.find(
-    ([first]) => first && !/^Invalid input: expected (string|object)/.test(first.message),
-  );
-  return closest?.[0]?.message ?? 'neither a JSON string nor an object with "text"';
-}

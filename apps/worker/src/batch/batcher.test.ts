@@ -1,5 +1,5 @@
 import { expect, test } from '@jest/globals';
-import { estimateTokens, nextMicroBatch } from './batcher.js';
+import { estimateTokens, nextLane, nextMicroBatch } from './batcher.js';
 
 const waiting = (...tokens: number[]) => tokens.map((count, order) => ({ tokens: count, order }));
 const lengths = (batch: { tokens: number }[]) => batch.map(({ tokens }) => tokens);
@@ -46,4 +46,21 @@ test('sends each text exactly once', () => {
 test('estimates the tokens of a text, at most those it is cut to', () => {
   expect(estimateTokens('I loved it', 512)).toBe(5);
   expect(estimateTokens('x'.repeat(10_000), 512)).toBe(512);
+});
+
+test('interactive goes first, but for one micro-batch in eight when bulk waits too', () => {
+  const drawn: string[] = [];
+  let sinceBulk = 0;
+  for (let i = 0; i < 24; i++) {
+    const lane = nextLane({ interactive: 5, bulk: 5 }, sinceBulk);
+    sinceBulk = lane === 'bulk' ? 0 : sinceBulk + 1;
+    drawn.push(lane);
+  }
+  expect(drawn.filter((lane) => lane === 'bulk')).toHaveLength(3);
+  expect(drawn.indexOf('bulk')).toBe(7);
+});
+
+test('a lane where nothing waits takes nothing from the other', () => {
+  expect(nextLane({ interactive: 5, bulk: 0 }, 100)).toBe('interactive');
+  expect(nextLane({ interactive: 0, bulk: 5 }, 0)).toBe('bulk');
 });

@@ -4,7 +4,7 @@
 -- KEYS  stage, job, texts, key, index, feed, out, callers, unfinished
 -- ARGV  id, caller ('<model> <key id>'), key id, model, texts, chunks, ms until it fails unfinished, most chunks out,
 --       not after (ms; '' for never), fingerprint of the body, prefix of job keys,
---       idempotency entry ('' for none)
+--       idempotency entry ('' for none), revision of the model
 -- Returns {'accepted', now, marked…}, or {'late'}, {'missing'} (a piece of the upload), {'revoked'},
 --         {'too large', limit}, {'allowance', limit, queued}, {'replaced'} (the idempotency entry is another upload's)
 
@@ -31,7 +31,7 @@ end
 
 redis.call('RENAME', keys.stage, keys.texts)
 redis.call('PERSIST', keys.texts)
-redis.call('HSET', keys.job, 'v', '1', 'id', id, 'key_id', keyId, 'model', model, 'status', 'queued',
+redis.call('HSET', keys.job, 'v', '1', 'id', id, 'key_id', keyId, 'model', model, 'revision', ARGV[13], 'status', 'queued',
   'total', total, 'chunks', chunks, 'next', 0, 'stored', 0, 'completed', 0, 'failed', 0, 'reserved', total,
   'created_at_ms', now, 'idempotency', idempotency)
 redis.call('HINCRBY', keys.key, 'bulk_queued', total)

@@ -4,7 +4,7 @@ import type { Heartbeat } from '../fleet/heartbeat.js';
 import { type ChunkJob, PAYLOAD_VERSION } from '../queue/payload.js';
 import { redisTimeMs } from '../redis/clock.js';
 import { names } from '../redis/names.js';
-import { type ChunkRef, type Ending, isFinished, type Ledger } from './ledger.js';
+import { type ChunkRef, chunkRef, type Ending, isFinished, type Ledger } from './ledger.js';
 
 /** A caller has so many chunks out for each live model process, and at least {@link LEAST_OUT}. */
 const OUT_PER_PROCESS = 4;
@@ -54,45 +54,74 @@ interface SweepOptions {
   mostOutFor: (model: string) => number;
   /** A sweep of another gateway holds for so long, in milliseconds. */
   everyMs: number;
+  /** Hears what went wrong with one batch or caller; the others go on. */
+  onError: (err: unknown, one: string) => void;
 }
 
 /**
  * Mends what a death in between has left, ends what took too long and erases what is due. One gateway at a time does
  * it. Its cost grows with callers that have work, not with batches that are finished.
  */
-export async function sweep({ redis, ledger, queueOf, mostOutFor, everyMs }: SweepOptions): Promise<void> {
+export async function sweep({
+  redis,
+  ledger,
+  queueOf,
+  mostOutFor,
+  everyMs,
+  onError,
+}: SweepOptions): Promise<void> {
   if ((await redis.set(names.sweeper, '1', 'PX', Math.max(1, everyMs - 50), 'NX')) === null) return;
   const nowMs = await redisTimeMs(redis);
 
-  for (const caller of await redis.smembers(names.callers)) {
+  /** What is wrong with one must not stop the rest. */
+  const each = async (of: readonly string[], mend: (one: string) => Promise<void>) => {
+    for (const one of of) await mend(one).catch((err: unknown) => onError(err, one));
+  };
+
+  await each(await redis.smembers(names.callers), async (caller) => {
     const [model = '', keyId = ''] = caller.split(' ');
     const queue = queueOf(model);
-    if (queue === undefined) continue;
-    const out = await redis.zrangebyscore(names.out(model, keyId), '-inf', nowMs - LOST_AFTER_MS);
-    const refs = out.map((member): ChunkRef => {
-      const at = member.lastIndexOf('/');
-      return { jobId: member.slice(0, at), chunk: Number(member.slice(at + 1)) };
-    });
-    const jobs = await Promise.all(refs.map((ref) => queue.getJobState(queueId(ref))));
-    await enqueueChunks(
-      queue,
-      refs.filter((_, i) => jobs[i] === 'unknown'),
-    );
-  }
-
-  for (const id of await redis.zrangebyscore(names.unfinished, '-inf', nowMs, 'LIMIT', 0, SWEEP_AT_ONCE)) {
-    const record = await ledger.read(id);
-    if (record === undefined || isFinished(record.status)) {
-      await redis.zrem(names.unfinished, id);
-      continue;
+    if (queue === undefined) return;
+    if ((await redis.hget(names.key(keyId), 'revoked_at_ms')) !== null) {
+      for (const record of await ledger.unfinished(keyId)) {
+        await followEnd(
+          queue,
+          await ledger.end(record, 'canceled', 'The API key was revoked', mostOutFor(model)),
+        );
+      }
     }
-    const ending = await ledger.end(record, 'failed', 'Not finished in time', mostOutFor(record.model));
-    const queue = queueOf(record.model);
-    if (queue) await followEnd(queue, ending);
-  }
+    const out = await redis.zrangebyscore(names.out(model, keyId), '-inf', nowMs - LOST_AFTER_MS);
+    for (const ref of out.map((member) => chunkRef.parse(member))) {
+      if ((await queue.getJobState(queueId(ref))) !== 'unknown') continue;
+      if (await ledger.isLive(ref.jobId)) await enqueueChunks(queue, [ref]);
+      // Its record is gone: this stores nothing, takes the mark away and lets others go on.
+      else
+        await enqueueChunks(
+          queue,
+          await ledger.store({ id: ref.jobId, keyId, model }, ref.chunk, [], mostOutFor(model)),
+        );
+    }
+  });
 
-  for (const member of await redis.zrangebyscore(names.finished, '-inf', nowMs, 'LIMIT', 0, SWEEP_AT_ONCE)) {
-    const [keyId = '', id = ''] = member.split(' ');
-    await ledger.erase(id, keyId);
-  }
+  await each(
+    await redis.zrangebyscore(names.unfinished, '-inf', nowMs, 'LIMIT', 0, SWEEP_AT_ONCE),
+    async (id) => {
+      const record = await ledger.read(id);
+      if (record === undefined || isFinished(record.status)) {
+        await redis.zrem(names.unfinished, id);
+        return;
+      }
+      const ending = await ledger.end(record, 'failed', 'Not finished in time', mostOutFor(record.model));
+      const queue = queueOf(record.model);
+      if (queue) await followEnd(queue, ending);
+    },
+  );
+
+  await each(
+    await redis.zrangebyscore(names.finished, '-inf', nowMs, 'LIMIT', 0, SWEEP_AT_ONCE),
+    async (member) => {
+      const [keyId = '', id = ''] = member.split(' ');
+      await ledger.erase(id, keyId);
+    },
+  );
 }

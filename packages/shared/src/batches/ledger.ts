@@ -8,8 +8,9 @@ import { names } from '../redis/names.js';
 export const CHUNK_TEXTS = 32;
 /** What an upload has staged goes after this long without another piece, in milliseconds. */
 const STAGE_TTL_MS = 60_000;
-/** Chunks that are staged in one call. */
-const PIECE_CHUNKS = 16;
+/** A piece of an upload goes to Redis when it has so many bytes, or is so old: each renews what is there already. */
+const PIECE_BYTES = 128 * 1024;
+const PIECE_MS = 10_000;
 
 // Two folders up from src/batches as well as from dist/batches.
 const read = (file: string) => readFileSync(new URL(`../../src/batches/${file}`, import.meta.url), 'utf8');
@@ -17,6 +18,7 @@ const script = (file: string) => `${read('lib.lua')}\n${read(file)}`;
 
 declare module 'ioredis' {
   interface RedisCommander<Context> {
+    claimIdempotency(keyCount: number, ...keysAndArgs: (string | number)[]): Result<unknown, Context>;
     acceptBatch(keyCount: number, ...keysAndArgs: (string | number)[]): Result<unknown, Context>;
     storeChunk(keyCount: number, ...keysAndArgs: (string | number)[]): Result<unknown, Context>;
     endBatch(keyCount: number, ...keysAndArgs: (string | number)[]): Result<unknown, Context>;
@@ -48,6 +50,7 @@ const recordSchema = z
     id: z.string(),
     key_id: z.string(),
     model: z.string(),
+    revision: z.string(),
     status: jobStatusSchema,
     total: number,
     chunks: number,
@@ -64,6 +67,7 @@ const recordSchema = z
     id: record.id,
     keyId: record.key_id,
     model: record.model,
+    revision: record.revision,
     status: record.status,
     total: record.total,
     chunks: record.chunks,
@@ -111,7 +115,8 @@ export type IdempotencyState =
 
 export const isFinished = (status: JobStatus): boolean => status !== 'queued' && status !== 'running';
 
-const chunkRef = z.string().transform((member, context): ChunkRef => {
+/** A chunk as the ZSET of those out has it. */
+export const chunkRef = z.string().transform((member, context): ChunkRef => {
   const [, jobId, chunk] = /^(.+)\/(\d+)$/.exec(member) ?? [];
   if (jobId !== undefined) return { jobId, chunk: Number(chunk) };
   context.addIssue({ code: 'custom', message: 'not a chunk' });
@@ -129,6 +134,7 @@ const acceptReply = z.union([
     .transform(([kind, limit, queued]): Acceptance => ({ kind, limit, queued })),
   z.tuple([z.enum(['late', 'missing', 'revoked', 'replaced'])]).transform(([kind]): Acceptance => ({ kind })),
 ]);
+const claimReply = z.tuple([z.string(), z.string()]);
 const chunkItems = json(z.array(itemSchema));
 const chunkResults = json(z.array(itemResultSchema));
 
@@ -147,6 +153,7 @@ export class Ledger {
   constructor(redis: Redis, options: LedgerOptions) {
     this.#redis = redis;
     this.#options = options;
+    redis.defineCommand('claimIdempotency', { lua: read('claim.lua') });
     redis.defineCommand('acceptBatch', { lua: script('accept.lua') });
     redis.defineCommand('storeChunk', { lua: script('store.lua') });
     redis.defineCommand('endBatch', { lua: script('end.lua') });
@@ -163,26 +170,16 @@ export class Ledger {
    * answers, counts as absent.
    */
   async claim(idempotencyKey: string, jobId: string): Promise<IdempotencyState> {
-    for (;;) {
-      const claimed = await this.#redis
-        .multi()
-        .hsetnx(idempotencyKey, 'job', jobId)
-        .hget(idempotencyKey, 'job')
-        .hget(idempotencyKey, 'fingerprint')
-        .exec();
-      const [, owner, fingerprint] = z
-        .tuple([z.number(), z.string(), z.string().nullable()])
-        .parse(claimed?.map(([error, value]) => (error ? undefined : value)));
-      if (owner === jobId) {
-        await this.#redis.pexpire(idempotencyKey, STAGE_TTL_MS);
-        return { kind: 'mine' };
-      }
-      if (fingerprint === null) return { kind: 'arriving' };
+    for (let absent = ''; ; ) {
+      const reply = await this.#redis.claimIdempotency(1, idempotencyKey, jobId, STAGE_TTL_MS, absent);
+      const [owner, fingerprint] = claimReply.parse(reply);
+      if (owner === jobId) return { kind: 'mine' };
+      if (fingerprint === '') return { kind: 'arriving' };
       const record = await this.read(owner);
       if (record && record.status !== 'failed' && record.status !== 'canceled') {
         return { kind: 'known', jobId: owner, fingerprint };
       }
-      await this.#redis.del(idempotencyKey);
+      absent = owner;
     }
   }
 
@@ -193,7 +190,14 @@ export class Ledger {
    */
   async accept(
     stage: Stage,
-    batch: { keyId: string; model: string; fingerprint: string; mostOut: number; notAfterMs: number },
+    batch: {
+      keyId: string;
+      model: string;
+      revision: string;
+      fingerprint: string;
+      mostOut: number;
+      notAfterMs: number;
+    },
   ): Promise<Acceptance> {
     const { jobId, texts, chunks, idempotencyKey } = stage;
     const { keyId, model } = batch;
@@ -224,6 +228,7 @@ export class Ledger {
         batch.fingerprint,
         names.job(''),
         idempotencyKey ?? '',
+        batch.revision,
       ),
     );
   }
@@ -335,11 +340,24 @@ export class Ledger {
   /**
    * A caller's batches, newest first.
    * @param offset how many to leave out
+   * @returns the records, and whether there are more behind them
    */
-  async list(keyId: string, offset: number, count: number): Promise<BatchRecord[]> {
-    const ids = await this.#redis.zrevrange(names.jobs(keyId), offset, offset + count - 1);
+  async list(
+    keyId: string,
+    offset: number,
+    count: number,
+  ): Promise<{ records: BatchRecord[]; more: boolean }> {
+    const ids = await this.#redis.zrevrange(names.jobs(keyId), offset, offset + count);
+    const records = await Promise.all(ids.slice(0, count).map((id) => this.read(id)));
+    // One whose time is over may still be listed.
+    return { records: records.filter((record) => record !== undefined), more: ids.length > count };
+  }
+
+  /** A caller's batches that are unfinished. */
+  async unfinished(keyId: string): Promise<BatchRecord[]> {
+    const ids = await this.#redis.zrange(names.jobs(keyId), '0', '-1');
     const records = await Promise.all(ids.map((id) => this.read(id)));
-    return records.filter((record) => record !== undefined);
+    return records.filter((record) => record !== undefined).filter(({ status }) => !isFinished(status));
   }
 }
 
@@ -365,6 +383,8 @@ export class Stage {
   #redis: Redis;
   #chunk: Item[] = [];
   #piece: string[] = [];
+  #bytes = 0;
+  #sentMs = performance.now();
   /** Texts so far. */
   texts = 0;
   /** Chunks that are staged, or will be with the next piece. */
@@ -383,19 +403,24 @@ export class Stage {
     this.#chunk.push(item);
     this.texts++;
     if (this.#chunk.length === CHUNK_TEXTS) this.#closeChunk();
-    if (this.#piece.length >= 2 * PIECE_CHUNKS) await this.flush();
+    if (this.#bytes >= PIECE_BYTES || performance.now() - this.#sentMs > PIECE_MS) await this.#send();
   }
 
   /** Sends what is left. */
   async flush(): Promise<void> {
     if (this.#chunk.length > 0) this.#closeChunk();
-    if (this.#piece.length === 0) return;
+    await this.#send();
+  }
+
+  /** Sends the chunks that are full, if any, and renews what is there. */
+  async #send(): Promise<void> {
     const piece = this.#piece;
     this.#piece = [];
-    const transaction = this.#redis
-      .multi()
-      .hset(names.stage(this.jobId), ...piece)
-      .pexpire(names.stage(this.jobId), STAGE_TTL_MS);
+    this.#bytes = 0;
+    this.#sentMs = performance.now();
+    const transaction = this.#redis.multi();
+    if (piece.length > 0) transaction.hset(names.stage(this.jobId), ...piece);
+    transaction.pexpire(names.stage(this.jobId), STAGE_TTL_MS);
     if (this.idempotencyKey) transaction.pexpire(this.idempotencyKey, STAGE_TTL_MS);
     const replies = await transaction.exec();
     for (const [error] of replies ?? []) if (error) throw error;
@@ -411,7 +436,9 @@ export class Stage {
   }
 
   #closeChunk(): void {
-    this.#piece.push(String(this.chunks++), JSON.stringify(this.#chunk));
+    const json = JSON.stringify(this.#chunk);
+    this.#piece.push(String(this.chunks++), json);
+    this.#bytes += json.length;
     this.#chunk = [];
   }
 }

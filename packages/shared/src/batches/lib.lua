@@ -35,6 +35,12 @@ local function feed(keys, jobKey, caller, most, now)
   return marked
 end
 
+-- Gives back places of a key's bulk allowance; a record that was made anew meanwhile owes nothing.
+local function release(key, texts)
+  local queued = tonumber(redis.call('HGET', key, 'bulk_queued') or '0')
+  if queued > 0 then redis.call('HSET', key, 'bulk_queued', math.max(0, queued - texts)) end
+end
+
 -- Ends a batch: status, times, what is left of its reservation, its chunks out, and when all of it is to go. Returns
 -- the chunks that were out.
 local function finish(keys, id, status, reason, now, ttl)
@@ -42,9 +48,7 @@ local function finish(keys, id, status, reason, now, ttl)
   redis.call('HSET', keys.job, 'status', status, 'finished_at_ms', now, 'expires_at_ms', expires)
   if reason ~= '' then redis.call('HSET', keys.job, 'error', reason) end
   local record = redis.call('HMGET', keys.job, 'reserved', 'idempotency', 'key_id')
-  if redis.call('EXISTS', keys.key) == 1 then
-    redis.call('HINCRBY', keys.key, 'bulk_queued', -tonumber(record[1]))
-  end
+  release(keys.key, tonumber(record[1]))
   redis.call('HSET', keys.job, 'reserved', 0)
   local dropped = {}
   for _, member in ipairs(redis.call('ZRANGE', keys.out, 0, -1)) do

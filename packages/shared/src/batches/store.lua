@@ -22,9 +22,7 @@ if live(status) and redis.call('HSETNX', keys.results, chunk, ARGV[4]) == 1 then
   redis.call('HINCRBY', keys.job, 'completed', answers)
   redis.call('HINCRBY', keys.job, 'failed', errors)
   redis.call('HINCRBY', keys.job, 'reserved', -(answers + errors))
-  if redis.call('EXISTS', keys.key) == 1 then
-    redis.call('HINCRBY', keys.key, 'bulk_queued', -(answers + errors))
-  end
+  release(keys.key, answers + errors)
   if redis.call('HINCRBY', keys.job, 'stored', 1) == tonumber(redis.call('HGET', keys.job, 'chunks')) then
     finish(keys, id, 'completed', '', now, tonumber(ARGV[8]))
   else
