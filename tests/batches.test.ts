@@ -250,6 +250,46 @@ test("one key's large batch does not hold up another's small one, and someone wh
   expect((await remove(large.body.job_id)).body.status).toBe('canceled');
 });
 
+test('under interactive load at capacity a batch still moves, and who waits waits for two micro-batches of it at most', async () => {
+  // Each micro-batch takes 100 ms or a little more, whatever is in it.
+  await rig.worker({ MODEL_PROCESSES: '1', MICRO_BATCH_TEXTS: '4' }, faultyWorkerMain);
+  const { body } = await submit(Array.from({ length: 2_000 }, (_, i) => `«slow:100» ${i}`));
+  const completed = async () => (await get(`/jobs/${body.job_id}`)).body.completed;
+  await until('it runs', async () => (await completed()) > 0);
+  // One running, one reserved, its own: 300 ms, and what it takes to get there.
+  const alone = [];
+  for (let i = 0; i < 5; i++)
+    alone.push((await post(`${url}/predict`, key, { text: '«slow:100» alone' })).ms);
+  expect(Math.min(...alone)).toBeLessThan(450);
+  const before = await completed();
+  let loaded = true;
+  const clients = Array.from({ length: 24 }, async () => {
+    const statuses = [];
+    while (loaded) statuses.push((await post(`${url}/predict`, key, { text: '«slow:100» load' })).status);
+    return statuses;
+  });
+  await until('the batch has moved', async () => (await completed()) >= before + 32, 20_000);
+  loaded = false;
+  expect(new Set((await Promise.all(clients)).flat())).toEqual(new Set([200]));
+}, 60_000);
+
+test('a client that hangs up in the middle of its results harms nobody', async () => {
+  await rig.worker();
+  const { body } = await submit(repeated(4_000));
+  await finished(body.job_id);
+  for (let i = 0; i < 5; i++) {
+    const hangUp = new AbortController();
+    const answer = await fetch(`${url}/jobs/${body.job_id}/results`, {
+      headers: { 'X-API-Key': key, Accept: 'application/x-ndjson' },
+      signal: hangUp.signal,
+    });
+    await answer.body?.getReader().read();
+    hangUp.abort();
+  }
+  expect(await allResults(body.job_id)).toHaveLength(4_000);
+  expect(gateway.output).not.toContain('MaxListeners');
+});
+
 test('an idempotency key stands for one batch: the same body is the same job, another is refused', async () => {
   await rig.worker();
   const once = { 'Idempotency-Key': 'order-66' };
