@@ -77,11 +77,10 @@ export async function watch(
     quiet || !process.stderr.isTTY
       ? undefined
       : new SingleBar({
-          format: '{bar} {percentage} %  {value}/{total} texts  {rate}/s  {eta_formatted} left',
+          format: '{bar} {percentage} %  {value}/{total} texts  {pace}',
           barsize: 30,
           hideCursor: true,
           stream: process.stderr,
-          etaBuffer: 20,
         });
   const startedMs = performance.now();
   let begun = 0;
@@ -91,15 +90,21 @@ export async function watch(
       const done = job.completed + job.failed;
       if (last === undefined) {
         begun = done;
-        bar?.start(job.total, done, { rate: '0' });
+        bar?.start(job.total, done, { pace: '' });
       }
       last = job;
-      const seconds = (performance.now() - startedMs) / 1000;
-      bar?.update(done, { rate: seconds > 0 ? ((done - begun) / seconds).toFixed(0) : '0' });
+      bar?.update(done, { pace: pace(done - begun, job.total - done, performance.now() - startedMs) });
     }
     if (last === undefined) throw new CliError('The job told nothing of itself');
     return last;
   } finally {
     bar?.stop();
   }
+}
+
+/** Texts a second, and the time left at that. */
+function pace(done: number, left: number, elapsedMs: number): string {
+  if (done <= 0) return '';
+  const perSecond = done / (elapsedMs / 1000);
+  return `${perSecond.toFixed(0)}/s  ${Math.ceil(left / perSecond)} s left`;
 }
