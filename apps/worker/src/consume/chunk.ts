@@ -9,16 +9,14 @@ import {
   type Ledger,
   type Log,
   type Outcome,
-  PREFIX,
 } from '@sluice/shared';
-import { type Job, type Queue, UnrecoverableError, Worker } from 'bullmq';
+import { type Job, type Queue, UnrecoverableError, type Worker } from 'bullmq';
 import type { Redis } from 'ioredis';
 import type { Parked } from '../batch/lot.js';
-import { RETRY_MS } from './consumer.js';
+import { startQueueWorker } from './queueWorker.js';
 
 /** Nobody waits for a chunk: a killed worker's is taken again after a few seconds. */
-const LOCK_MS = 6_000;
-const STALL_CHECK_MS = 2_000;
+const LOCK_MS = 4_000;
 /** Workers may die under the same chunk as often as they like; the poisonous text in it is found by its own runs. */
 const MAX_STALLED = 1_000_000;
 /** A batch that is canceled is noticed within this time, in milliseconds. */
@@ -46,17 +44,9 @@ export class ChunkConsumer {
 
   constructor(options: ChunkConsumerOptions) {
     this.#options = options;
-    this.#worker = new Worker<unknown, void>(options.queueName, (job) => this.#process(job), {
-      connection: options.redis,
-      prefix: PREFIX,
-      concurrency: options.prefetch,
-      lockDuration: LOCK_MS,
-      stalledInterval: STALL_CHECK_MS,
-      maxStalledCount: MAX_STALLED,
-      runRetryDelay: RETRY_MS,
-    });
-    this.#worker.on('error', (err) => options.log.debug({ err }, 'Queue error'));
-    this.#worker.on('failed', (job, err) => options.log.warn({ err, id: job?.id }, 'A chunk failed'));
+    this.#worker = startQueueWorker({ ...options, lockMs: LOCK_MS, maxStalled: MAX_STALLED }, (job) =>
+      this.#process(job),
+    );
   }
 
   /**

@@ -4,19 +4,17 @@ import {
   type Lane,
   type Log,
   type Outcome,
-  PREFIX,
   type RedisClock,
 } from '@sluice/shared';
-import { type Job, UnrecoverableError, Worker } from 'bullmq';
+import { type Job, UnrecoverableError, type Worker } from 'bullmq';
 import type { Redis } from 'ioredis';
 import type { Parked } from '../batch/lot.js';
+import { startQueueWorker } from './queueWorker.js';
 
-/** A killed worker's jobs are taken by another 2.0 s later; a second run is harmless. */
-const LOCK_MS = 2_000;
-const STALL_CHECK_MS = 1_000;
+/** So a killed worker's jobs are taken by another in time for their deadline; a second run is harmless. */
+const LOCK_MS = 1_500;
 /** Workers may die under the same job; its deadline ends it, not their number. */
 const MAX_STALLED = 10;
-export const RETRY_MS = 1_000;
 
 interface ConsumerOptions {
   redis: Redis;
@@ -37,17 +35,9 @@ export class Consumer {
 
   constructor(options: ConsumerOptions) {
     this.#options = options;
-    this.#worker = new Worker<unknown, void>(options.queueName, (job) => this.#process(job), {
-      connection: options.redis,
-      prefix: PREFIX,
-      concurrency: options.prefetch,
-      lockDuration: LOCK_MS,
-      stalledInterval: STALL_CHECK_MS,
-      maxStalledCount: MAX_STALLED,
-      runRetryDelay: RETRY_MS,
-    });
-    this.#worker.on('error', (err) => options.log.debug({ err }, 'Queue error'));
-    this.#worker.on('failed', (job, err) => options.log.warn({ err, id: job?.id }, 'A job failed'));
+    this.#worker = startQueueWorker({ ...options, lockMs: LOCK_MS, maxStalled: MAX_STALLED }, (job) =>
+      this.#process(job),
+    );
   }
 
   /**
