@@ -544,6 +544,27 @@ test('what is wrong with a batch is said, and leaves nothing', async () => {
   await leaves(before);
 });
 
+test('an upload that is refused before it is read harms nobody, whatever comes of it', async () => {
+  const refusedUnread = (headers: Record<string, string>, body: RequestInit['body'], signal?: AbortSignal) =>
+    fetch(`${url}/analyze_batch?model=gpt`, {
+      method: 'POST',
+      headers: { 'X-API-Key': key, 'Content-Type': 'application/x-ndjson', ...headers },
+      body,
+      duplex: 'half',
+      ...(signal ? { signal } : {}),
+    } as RequestInit);
+  const rubbish = await refusedUnread({ 'Content-Encoding': 'gzip' }, 'not gzip');
+  expect(rubbish.status).toBe(422);
+  async function* unfinished() {
+    yield Buffer.from('"fine"\n');
+    await delay(200);
+    throw new Error('cut off');
+  }
+  await refusedUnread({}, ReadableStream.from(unfinished())).catch(() => 'cut off');
+  expect((await submit(['fine'])).status).toBe(202);
+  expect(gateway.child.exitCode).toBeNull();
+});
+
 test('an upload that is cut off leaves nothing', async () => {
   const before = await batchKeys();
   const cut = new AbortController();

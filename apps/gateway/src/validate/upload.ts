@@ -64,9 +64,7 @@ export function createReadUpload({ readBody, body, line, maxBytes, maxTextChars 
       return { model, type: 'json', items: toItems(texts) };
     }
     if (!charsetIsUtf8(type)) throw new Problem('unsupported_media_type');
-    const source = sourceOf(request);
-    const items = patiently(request, response, source, ndjson(source));
-    return { model: undefined, type: 'ndjson', items };
+    return { model: undefined, type: 'ndjson', items: patiently(request, response, ndjson) };
   };
 }
 
@@ -75,13 +73,19 @@ async function* toItems(texts: readonly string[]): AsyncGenerator<Item> {
 }
 
 /** Gives up on silence; lets a client that is refused in the middle finish, so that it reads why. */
-async function* patiently(request: Request, response: Response, source: Duplex, items: AsyncIterable<Item>) {
+async function* patiently(
+  request: Request,
+  response: Response,
+  read: (source: Readable) => AsyncGenerator<Item>,
+): AsyncGenerator<Item> {
+  // Only now: an upload that is refused before it is read has no stream whose errors nobody hears.
+  const source = sourceOf(request);
   const onSilence = () => source.destroy(new Problem('request_timed_out'));
   const silence = setTimeout(onSilence, IDLE_MS);
   const heard = () => silence.refresh();
   request.on('data', heard);
   try {
-    yield* items;
+    yield* read(source);
   } catch (error) {
     const problem = uploadProblem(error);
     if (problem instanceof Problem) {
@@ -108,6 +112,7 @@ function uploadProblem(error: unknown): Error {
 
 /** A body as it is read: a stream behind the request, which can end without ending the request's connection. */
 function sourceOf(request: Request): Duplex {
+  if (request.destroyed && !request.complete) throw new CallerGone();
   const encoding = (request.headers['content-encoding'] ?? 'identity').toLowerCase();
   if (encoding !== 'identity' && encoding !== 'gzip') throw new Problem('unsupported_media_type');
   const source = encoding === 'gzip' ? createGunzip() : new PassThrough();
