@@ -46,11 +46,13 @@ export class App {
   #message: Promise<Record<string, unknown>>;
   #gone: Promise<unknown>;
 
-  constructor(command: string, args: readonly string[], env: Env) {
+  /** @param quiet throws away what it prints */
+  constructor(command: string, args: readonly string[], env: Env, quiet = false) {
+    const output = quiet ? 'ignore' : 'pipe';
     this.child = spawn(command, args, {
       cwd: root,
       detached: true,
-      stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
+      stdio: ['ignore', output, output, 'ipc'],
       // From scratch: neither the caller's PORT and the like nor a .env is to reach what is tested. Empty is unset.
       env: { ...unset, PATH: process.env.PATH, HOME: process.env.HOME, ...env },
     });
@@ -124,18 +126,21 @@ export class Rig {
   readonly folder: string;
   /** For the test's own look into Redis. */
   readonly redis: Redis;
+  readonly #quiet: boolean;
 
-  private constructor(folder: string, redis: Awaited<ReturnType<typeof startRedis>>) {
+  private constructor(folder: string, redis: Awaited<ReturnType<typeof startRedis>>, quiet: boolean) {
     this.folder = folder;
     this.#redis = redis;
+    this.#quiet = quiet;
     this.redis = connectRedis(redis.url, 'worker', silentLog);
   }
 
-  static async start(): Promise<Rig> {
+  /** @param quiet throws away what the apps print */
+  static async start({ quiet = false } = {}): Promise<Rig> {
     watcher ??= startWatcher(0);
     const folder = mkdtempSync(join(temporary, 'sluice-test-'));
     const redis = await startRedis(join(folder, 'redis'), ({ pid }) => watcher?.server(pid));
-    return new Rig(folder, redis);
+    return new Rig(folder, redis, quiet);
   }
 
   get redisUrl(): string {
@@ -165,7 +170,7 @@ export class Rig {
   }
 
   spawn(main: string, env: Env = {}): App {
-    const app = new App(process.execPath, [main], { ...this.env, ...env });
+    const app = new App(process.execPath, [main], { ...this.env, ...env }, this.#quiet);
     watcher?.group(app.child.pid);
     this.#started.push(app);
     return app;

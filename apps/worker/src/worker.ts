@@ -25,8 +25,8 @@ import {
 } from '@sluice/shared';
 import { Queue } from 'bullmq';
 import { startAdminServer } from './admin/server.js';
-import { estimateTokens } from './batch/batcher.js';
 import { Lot } from './batch/lot.js';
+import { createCountTokens } from './batch/tokens.js';
 import { ChunkConsumer } from './consume/chunk.js';
 import { Consumer } from './consume/consumer.js';
 import { MAX_MOVE } from './model/invariance.js';
@@ -34,7 +34,7 @@ import { Pool } from './model/pool.js';
 import type { LoadMessage } from './model/protocol.js';
 import { readCpuFlags, sessionOptionsFor } from './model/sessionOptions.js';
 import { type LoadProgress, ModelProcess } from './model/supervisor.js';
-import { sendReply } from './reply/reply.js';
+import { Replies } from './reply/reply.js';
 
 /** A model process that says nothing for so long while it loads is given up; progress of a download counts. */
 const LOAD_SILENCE_MS = 60_000;
@@ -43,6 +43,8 @@ const RELOAD_SILENCE_MS = 5_000;
 const RELOAD_TIMES = 5;
 /** A drain waits so long for a Redis that does not answer. */
 const AWAY_MS = 500;
+/** Micro-batches of interactive texts that a worker holds for each model process. */
+const MICRO_BATCHES_PER_PROCESS = 4;
 /** Chunks that a worker holds for each model process: enough to find texts of like length among. */
 const CHUNKS_PER_PROCESS = 2;
 const PROGRESS_EVERY_MS = 1_000;
@@ -73,7 +75,7 @@ export async function startWorker(
     launch: (first) =>
       new ModelProcess(
         [process.execPath, entry],
-        { ...load, checkInvariance: first },
+        { ...load, introduce: first },
         first ? LOAD_SILENCE_MS : reloadSilenceMs,
         progress,
       ),
@@ -109,6 +111,7 @@ export async function startWorker(
   signal.removeEventListener('abort', abandon);
   const clock = new RedisClock(redis);
   const texts = batching ? settings.MICRO_BATCH_TEXTS : 1;
+  const countTokens = createCountTokens(facts);
   const lot = new Lot(
     pool,
     { texts, tokens: settings.MICRO_BATCH_TOKENS },
@@ -118,11 +121,11 @@ export async function startWorker(
   const consumer = new Consumer({
     redis,
     queueName: queueName(settings.MODEL, 'interactive'),
-    prefetch: settings.MODEL_PROCESSES * texts,
+    prefetch: MICRO_BATCHES_PER_PROCESS * settings.MODEL_PROCESSES * texts,
     clock,
-    estimateTokens: (text) => estimateTokens(text, facts.maxTokens),
+    countTokens,
     park: (lane, item) => lot.park(lane, item),
-    reply: (gatewayId, id, outcome) => sendReply(redis, gatewayId, id, outcome),
+    replies: new Replies(redis),
     log,
   });
   const bulkQueueName = queueName(settings.MODEL, 'bulk');
@@ -139,7 +142,7 @@ export async function startWorker(
       batchTimeoutMs: settings.BATCH_TIMEOUT_SECONDS * 1000,
     }),
     mostOut: () => mostOut(fleet, settings.MODEL),
-    estimateTokens: (text) => estimateTokens(text, facts.maxTokens),
+    countTokens,
     park: (lane, item) => lot.park(lane, item),
     log,
   });
@@ -227,7 +230,7 @@ export function loadMessage(settings: Settings): LoadMessage {
     revision: settings.MODEL_REVISION,
     dtype: settings.MODEL_DTYPE,
     sessionOptions: sessionOptionsFor(process.arch, readCpuFlags()),
-    checkInvariance: true,
+    introduce: true,
   };
 }
 

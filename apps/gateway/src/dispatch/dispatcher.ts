@@ -1,15 +1,19 @@
 import { randomUUID } from 'node:crypto';
 import {
   COMMAND_TIMEOUT_MS,
+  JOB_VERSION,
   type Job,
+  type JobText,
   type Log,
   type Outcome,
-  PAYLOAD_VERSION,
   type RedisClock,
 } from '@sluice/shared';
-import type { Queue } from 'bullmq';
+import type { Queue, Job as QueuedJob } from 'bullmq';
 import { CallerGone, fromRedis, Problem } from '../errors/problem.js';
 import type { Inbox } from './inbox.js';
+
+/** Most texts of a job: as many as a model process runs at once by default, so that workers share a burst. */
+const TEXTS_PER_JOB = 8;
 
 interface Request {
   text: string;
@@ -21,15 +25,42 @@ interface Request {
   signal: AbortSignal;
 }
 
-/** Puts texts into the queue and waits for their replies. */
+/** A text under way. */
+interface Wait {
+  text: JobText;
+  /** Ends the wait without an outcome. */
+  end: (reason: Error) => void;
+  /** Whether it has ended without an outcome. */
+  ended: boolean;
+  /** The job that carries the text, once it is in the queue. */
+  parcel?: Parcel;
+}
+
+/** A job in the queue, and the texts in it that somebody still waits for. */
+interface Parcel {
+  job: QueuedJob<Job>;
+  texts: Map<string, JobText>;
+  /** Whether it is going to be told which these are. */
+  changing: boolean;
+}
+
+/**
+ * Puts texts into the queue and waits for their replies.
+ *
+ * Texts that come while a job is on its way to Redis go together in the next one: a lone text goes at once, and under
+ * load a BullMQ job, which costs Redis 40 commands, carries several. Each keeps its own deadline, reply and hanging-up.
+ */
 export class Dispatcher {
   #queue: Queue<Job>;
   #inbox: Inbox;
   #clock: RedisClock;
   #gatewayId: string;
   #log: Log;
-  /** Ends the wait of each text under way. */
-  #waits = new Set<(reason: Error) => void>();
+  /** Each text under way. */
+  #waits = new Set<Wait>();
+  /** Those that are in no job yet. */
+  #open: Wait[] = [];
+  #adding = false;
 
   /** @param gatewayId names the stream that replies go to */
   constructor(queue: Queue<Job>, inbox: Inbox, clock: RedisClock, gatewayId: string, log: Log) {
@@ -39,7 +70,7 @@ export class Dispatcher {
     this.#gatewayId = gatewayId;
     this.#log = log;
     clock.on('away', () => {
-      for (const end of this.#waits) end(new Problem('unavailable'));
+      for (const { end } of this.#waits) end(new Problem('unavailable'));
     });
   }
 
@@ -51,57 +82,111 @@ export class Dispatcher {
     const nowMs = this.#clock.now();
     if (this.#clock.away || nowMs === undefined) throw new Problem('unavailable');
     const id = randomUUID();
-    const job: Job = {
-      v: PAYLOAD_VERSION,
-      id,
-      text,
-      topK,
-      deadlineMs: nowMs + timeoutMs,
-      gatewayId: this.#gatewayId,
-    };
-    const ended = new AbortController();
-    const end = (reason: Error) => ended.abort(reason);
-    const hangUp = () => end(new CallerGone());
-    const timer = setTimeout(() => end(new Problem('analysis_timed_out')), timeoutMs);
-    const outcome = new Promise<Outcome>((resolve, reject) => {
-      ended.signal.addEventListener('abort', () => reject(ended.signal.reason), { once: true });
-      this.#inbox.expect(id, resolve);
+    return new Promise((resolve, reject) => {
+      const settle = () => {
+        clearTimeout(timer);
+        signal.removeEventListener('abort', hangUp);
+        this.#inbox.forget(id);
+        this.#waits.delete(wait);
+        wait.parcel?.texts.delete(id);
+      };
+      const wait: Wait = {
+        text: { id, text, topK, deadlineMs: nowMs + timeoutMs },
+        end: (reason) => {
+          settle();
+          wait.ended = true;
+          if (wait.parcel) this.#withdraw(wait.parcel);
+          reject(reason);
+        },
+        ended: false,
+      };
+      const hangUp = () => wait.end(new CallerGone());
+      const timer = setTimeout(() => wait.end(new Problem('analysis_timed_out')), timeoutMs);
+      this.#inbox.expect(id, (outcome) => {
+        settle();
+        resolve(outcome);
+      });
+      this.#waits.add(wait);
+      if (signal.aborted) {
+        hangUp();
+        return;
+      }
+      signal.addEventListener('abort', hangUp, { once: true });
+      this.#open.push(wait);
+      void this.#add();
     });
-    this.#waits.add(end);
-    if (signal.aborted) hangUp();
-    else signal.addEventListener('abort', hangUp, { once: true });
-    const enqueued = this.#enqueue(job, timeoutMs, ended.signal);
-    try {
-      await Promise.race([enqueued, outcome]);
-      return await outcome;
-    } catch (error) {
-      // A job that waits still is of no use to anybody; one that a worker has taken is left to it.
-      void enqueued.catch(() => {}).then(() => this.#remove(id));
-      throw error;
-    } finally {
-      clearTimeout(timer);
-      this.#waits.delete(end);
-      this.#inbox.forget(id);
-      signal.removeEventListener('abort', hangUp);
-    }
   }
 
-  async #remove(id: string): Promise<void> {
-    try {
-      await this.#queue.remove(id);
-    } catch (err) {
-      this.#log.debug({ err, id }, 'A job was not removed');
+  /** Puts what is open into jobs, one call to Redis after the other. */
+  async #add(): Promise<void> {
+    if (this.#adding) return;
+    this.#adding = true;
+    while (this.#open.length > 0) {
+      const waits = this.#open;
+      this.#open = [];
+      try {
+        if (!(await this.#inbox.listening(COMMAND_TIMEOUT_MS))) throw new Problem('unavailable');
+        await this.#enqueue(waits.filter((wait) => this.#waits.has(wait)));
+      } catch (error) {
+        for (const { end } of waits) end(error instanceof Error ? error : new Error(String(error)));
+      }
     }
+    this.#adding = false;
   }
 
-  /** Adds a job once its reply could be heard. */
-  async #enqueue(job: Job, timeoutMs: number, ended: AbortSignal): Promise<void> {
-    if (!(await this.#inbox.listening(Math.min(timeoutMs, COMMAND_TIMEOUT_MS)))) {
-      throw new Problem('unavailable');
+  async #enqueue(waits: readonly Wait[]): Promise<void> {
+    const groups: { jobId: string; waits: Wait[] }[] = [];
+    for (let i = 0; i < waits.length; i += TEXTS_PER_JOB) {
+      groups.push({ jobId: randomUUID(), waits: waits.slice(i, i + TEXTS_PER_JOB) });
     }
-    if (ended.aborted) return;
-    await fromRedis(
-      this.#queue.add('text', job, { jobId: job.id, removeOnComplete: true, removeOnFail: true }),
+    if (groups.length === 0) return;
+    const added = this.#queue.addBulk(
+      groups.map((group) => ({
+        name: 'texts',
+        data: this.#jobOf(group.waits.map(({ text }) => text)),
+        opts: { jobId: group.jobId, removeOnComplete: true, removeOnFail: true },
+      })),
     );
+    let jobs: QueuedJob<Job>[];
+    try {
+      jobs = await fromRedis(added);
+    } catch (error) {
+      // A command that was given up may have run all the same.
+      for (const { jobId } of groups) this.#takeBack(jobId, () => this.#queue.remove(jobId));
+      throw error;
+    }
+    for (const [i, group] of groups.entries()) {
+      const job = jobs[i];
+      if (job === undefined) continue;
+      const waiting = group.waits.filter((wait) => this.#waits.has(wait));
+      const texts = new Map(waiting.map(({ text }) => [text.id, text]));
+      const parcel: Parcel = { job, texts, changing: false };
+      for (const wait of waiting) wait.parcel = parcel;
+      if (group.waits.some(({ ended }) => ended)) this.#withdraw(parcel);
+    }
+  }
+
+  #jobOf(texts: JobText[]): Job {
+    return { v: JOB_VERSION, gatewayId: this.#gatewayId, texts };
+  }
+
+  /**
+   * Takes out of a job what nobody waits for any more. A text that waits still is of no use then; one that a worker
+   * has taken is left to it.
+   */
+  #withdraw(parcel: Parcel): void {
+    if (parcel.changing) return;
+    parcel.changing = true;
+    // Those that end together are taken out together.
+    setImmediate(() => {
+      parcel.changing = false;
+      const { job } = parcel;
+      const texts = [...parcel.texts.values()];
+      this.#takeBack(job.id, () => (texts.length === 0 ? job.remove() : job.updateData(this.#jobOf(texts))));
+    });
+  }
+
+  #takeBack(id: string | undefined, call: () => Promise<unknown>): void {
+    call().catch((err: unknown) => this.#log.debug({ err, id }, 'A job was not taken back'));
   }
 }

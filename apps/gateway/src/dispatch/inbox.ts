@@ -1,5 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises';
-import { type Log, names, type Outcome, REPLY_FIELD, replySchema, whenReady } from '@sluice/shared';
+import { type Log, names, type Outcome, REPLY_FIELD, repliesSchema, whenReady } from '@sluice/shared';
 import type { Redis } from 'ioredis';
 
 const STREAM_TTL_SECONDS = 60;
@@ -127,9 +127,9 @@ export class Inbox {
 
   #deliver(json: string | undefined): void {
     try {
-      const { id, outcome } = replySchema.parse(JSON.parse(json ?? ''));
+      const { replies } = repliesSchema.parse(JSON.parse(json ?? ''));
       // Nobody waits for a second reply to the same text, or after the deadline.
-      this.#waiting.get(id)?.(outcome);
+      for (const { id, outcome } of replies) this.#waiting.get(id)?.(outcome);
     } catch (err) {
       this.#log.warn({ err }, 'A reply that is none was dropped');
     }

@@ -2,7 +2,7 @@ import type { Lane } from '@sluice/shared';
 
 /** What the batcher knows of a text that waits. */
 export interface Sized {
-  /** Length in tokens, estimated. */
+  /** Length in tokens. */
   tokens: number;
 }
 
@@ -11,16 +11,6 @@ export interface MicroBatchLimits {
   texts: number;
   /** Most tokens, padding included; a single text may have more. */
   tokens: number;
-}
-
-/** Bytes of UTF-8 that make a token, about: 4.4 in English, 3 for a Chinese character. */
-const BYTES_PER_TOKEN = 4;
-/** Tokens that a tokenizer adds around a text. */
-const SPECIAL_TOKENS = 2;
-
-/** About how many tokens a text has, at most `maxTokens`, to which it is cut. */
-export function estimateTokens(text: string, maxTokens: number): number {
-  return Math.min(maxTokens, SPECIAL_TOKENS + Math.ceil(Buffer.byteLength(text) / BYTES_PER_TOKEN));
 }
 
 /** Under pressure bulk has one micro-batch in this many. */

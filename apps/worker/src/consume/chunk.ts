@@ -10,10 +10,10 @@ import {
   type Log,
   type Outcome,
 } from '@sluice/shared';
-import { type Job, type Queue, UnrecoverableError, type Worker } from 'bullmq';
+import type { Job, Queue } from 'bullmq';
 import type { Redis } from 'ioredis';
 import type { Parked } from '../batch/lot.js';
-import { startQueueWorker } from './queueWorker.js';
+import { QueueReader } from './queueReader.js';
 
 /** Nobody waits for a chunk: a killed worker's is taken again after a few seconds. */
 const LOCK_MS = 4_000;
@@ -32,21 +32,27 @@ interface ChunkConsumerOptions {
   ledger: Ledger;
   /** How many chunks of one caller may be out. */
   mostOut: () => number;
-  estimateTokens: (text: string) => number;
+  countTokens: (text: string) => number;
   park: (lane: Lane, item: Parked) => void;
   log: Log;
 }
 
 /** Takes chunks of batches, parks their texts and stores what became of them. */
 export class ChunkConsumer {
-  #worker: Worker<unknown, void>;
+  #reader: QueueReader;
   #options: ChunkConsumerOptions;
+  /** Chunks that are held. */
+  #held = 0;
 
   constructor(options: ChunkConsumerOptions) {
     this.#options = options;
-    this.#worker = startQueueWorker({ ...options, lockMs: LOCK_MS, maxStalled: MAX_STALLED }, (job) =>
-      this.#process(job),
-    );
+    this.#reader = new QueueReader({
+      ...options,
+      lockMs: LOCK_MS,
+      maxStalled: MAX_STALLED,
+      hasRoom: () => this.#held < options.prefetch,
+      work: (job) => this.#work(job),
+    });
   }
 
   /**
@@ -54,13 +60,23 @@ export class ChunkConsumer {
    * @param force without finishing them
    */
   close(force: boolean): Promise<void> {
-    return this.#worker.close(force);
+    return this.#reader.close(force);
+  }
+
+  async #work(job: Job<unknown, void>): Promise<void> {
+    this.#held++;
+    try {
+      await this.#process(job);
+    } finally {
+      this.#held--;
+      this.#reader.wake();
+    }
   }
 
   async #process(job: Job<unknown, void>): Promise<void> {
     const { ledger, queue, mostOut } = this.#options;
     const parsed = chunkJobSchema.safeParse(job.data);
-    if (!parsed.success) throw new UnrecoverableError(`Not a chunk: ${parsed.error.issues[0]?.message}`);
+    if (!parsed.success) throw new Error(`Not a chunk: ${parsed.error.issues[0]?.message}`);
     const { jobId, chunk } = parsed.data;
     const [record, items] = await Promise.all([ledger.read(jobId), ledger.texts(jobId, chunk)]);
     if (record === undefined || items === undefined || isFinished(record.status)) return;
@@ -72,7 +88,7 @@ export class ChunkConsumer {
 
   /** Results of a chunk's texts, in order; undefined when its batch has ended. */
   async #run(jobId: string, chunk: number, items: readonly Item[]): Promise<ItemResult[] | undefined> {
-    const { ledger, park, estimateTokens, log } = this.#options;
+    const { ledger, park, countTokens, log } = this.#options;
     let ended = false;
     const watch = setInterval(() => {
       ledger.isLive(jobId).then(
@@ -91,7 +107,7 @@ export class ChunkConsumer {
                 id: `${jobId}/${chunk}/${i}`,
                 text,
                 topK: 1,
-                tokens: estimateTokens(text),
+                tokens: countTokens(text),
                 expired: () => ended,
                 settle,
               }),

@@ -1,15 +1,9 @@
-import {
-  type Job as JobPayload,
-  jobSchema,
-  type Lane,
-  type Log,
-  type Outcome,
-  type RedisClock,
-} from '@sluice/shared';
-import { type Job, UnrecoverableError, type Worker } from 'bullmq';
+import { type JobText, jobSchema, type Lane, type Log, type Outcome, type RedisClock } from '@sluice/shared';
+import type { Job } from 'bullmq';
 import type { Redis } from 'ioredis';
 import type { Parked } from '../batch/lot.js';
-import { startQueueWorker } from './queueWorker.js';
+import type { Replies } from '../reply/reply.js';
+import { QueueReader } from './queueReader.js';
 
 /** So a killed worker's jobs are taken by another in time for their deadline; a second run is harmless. */
 const LOCK_MS = 1_500;
@@ -19,25 +13,31 @@ const MAX_STALLED = 10;
 interface ConsumerOptions {
   redis: Redis;
   queueName: string;
-  /** How many jobs this worker holds at once. */
+  /** How many texts this worker holds at once; the job that reaches it may go over. */
   prefetch: number;
   clock: RedisClock;
-  estimateTokens: (text: string) => number;
+  countTokens: (text: string) => number;
   park: (lane: Lane, item: Parked) => void;
-  reply: (gatewayId: string, id: string, outcome: Outcome) => Promise<void>;
+  replies: Replies;
   log: Log;
 }
 
 /** Takes jobs from a model's queue, parks their texts and replies with what became of them. */
 export class Consumer {
-  #worker: Worker<unknown, void>;
+  #reader: QueueReader;
   #options: ConsumerOptions;
+  /** Texts that are held. */
+  #held = 0;
 
   constructor(options: ConsumerOptions) {
     this.#options = options;
-    this.#worker = startQueueWorker({ ...options, lockMs: LOCK_MS, maxStalled: MAX_STALLED }, (job) =>
-      this.#process(job),
-    );
+    this.#reader = new QueueReader({
+      ...options,
+      lockMs: LOCK_MS,
+      maxStalled: MAX_STALLED,
+      hasRoom: () => this.#held < options.prefetch,
+      work: (job) => this.#work(job),
+    });
   }
 
   /**
@@ -45,24 +45,30 @@ export class Consumer {
    * @param force without finishing them
    */
   close(force: boolean): Promise<void> {
-    return this.#worker.close(force);
+    return this.#reader.close(force);
   }
 
-  async #process(job: Job<unknown, void>): Promise<void> {
+  async #work(job: Job<unknown, void>): Promise<void> {
     const parsed = jobSchema.safeParse(job.data);
-    // Whoever put it there will not do better on another try.
-    if (!parsed.success) throw new UnrecoverableError(`Not a job: ${parsed.error.issues[0]?.message}`);
-    const { gatewayId, id } = parsed.data;
-    const outcome = await this.#park(parsed.data);
-    if (outcome.kind !== 'expired') await this.#options.reply(gatewayId, id, outcome);
+    if (!parsed.success) throw new Error(`Not a job: ${parsed.error.issues[0]?.message}`);
+    const { v, gatewayId, texts } = parsed.data;
+    this.#held += texts.length;
+    await Promise.all(
+      texts.map(async (text) => {
+        const outcome = await this.#park(text);
+        this.#held--;
+        this.#reader.wake();
+        if (outcome.kind !== 'expired') await this.#options.replies.send(gatewayId, v, { id: text.id, outcome });
+      }),
+    );
   }
 
-  #park({ id, text, topK, deadlineMs }: JobPayload): Promise<Outcome | { kind: 'expired' }> {
-    const { clock, park, estimateTokens } = this.#options;
+  #park({ id, text, topK, deadlineMs }: JobText): Promise<Outcome | { kind: 'expired' }> {
+    const { clock, park, countTokens } = this.#options;
     const expired = () => (clock.now() ?? Number.NEGATIVE_INFINITY) > deadlineMs;
     return new Promise((settle) => {
       if (expired()) settle({ kind: 'expired' });
-      else park('interactive', { id, text, topK, tokens: estimateTokens(text), expired, settle });
+      else park('interactive', { id, text, topK, tokens: countTokens(text), expired, settle });
     });
   }
 }

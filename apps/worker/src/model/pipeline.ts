@@ -26,6 +26,8 @@ const progressSchema = z.object({
 /** The most tokens assumed where a tokenizer names none. */
 const USUAL_MAX_TOKENS = 512;
 const ALL_LABELS = 1_000_000;
+const labelsSchema = z.record(z.string(), z.string());
+const versionsSchema = z.object({ node: z.string() });
 
 /** Loads a text-classification model with transformers.js. */
 export const loadPipeline: Load = async (message, tell) => {
@@ -63,9 +65,19 @@ export const loadPipeline: Load = async (message, tell) => {
     }));
   }
 
-  const facts: ModelFacts = { maxTokens };
+  const labels = labelsSchema.parse(Reflect.get(classifier.model.config, 'id2label'));
+  const facts: ModelFacts = {
+    maxTokens,
+    labels: Object.keys(labels)
+      .sort((a, b) => Number(a) - Number(b))
+      .map((index) => labels[index] ?? ''),
+    runtime: `onnxruntime ${versionsSchema.parse(Reflect.get(env.backends.onnx, 'versions')).node}`,
+  };
   // The first run also allocates what later runs use again.
   await classify(['warm'], 1);
-  if (message.checkInvariance) facts.moved = await measureMove((texts) => classify(texts, ALL_LABELS));
+  if (message.introduce) {
+    facts.moved = await measureMove((texts) => classify(texts, ALL_LABELS));
+    facts.tokenizer = { json: tokenizer._tokenizerJSON, config: tokenizer.config };
+  }
   return { facts, classify };
 };

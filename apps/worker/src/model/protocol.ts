@@ -17,8 +17,8 @@ export const loadSchema = z.object({
   dtype: z.enum(modelDtypes),
   /** Of onnxruntime. */
   sessionOptions: z.record(z.string(), z.unknown()),
-  /** Whether to find out if scores change with a text's company. */
-  checkInvariance: z.boolean(),
+  /** Whether to tell all that the worker has to know of the model, which takes a few runs. */
+  introduce: z.boolean(),
 });
 export type LoadMessage = z.infer<typeof loadSchema>;
 
@@ -46,8 +46,16 @@ export type TextResult = z.infer<typeof textResultSchema>;
 export const modelFactsSchema = z.object({
   /** Most tokens of a text; what is longer is cut. */
   maxTokens: z.int().min(1),
+  /** In the order of the model's outputs. */
+  labels: z.array(z.string()),
+  /** What runs it, with its version: a score may depend on it. */
+  runtime: z.string(),
   /** How far a score moved when its text had company; undefined when that was not checked. */
   moved: z.number().optional(),
+  /** What its tokenizer is made of: tokenizer.json and tokenizer_config.json. */
+  tokenizer: z
+    .object({ json: z.record(z.string(), z.unknown()), config: z.record(z.string(), z.unknown()) })
+    .optional(),
 });
 export type ModelFacts = z.infer<typeof modelFactsSchema>;
 

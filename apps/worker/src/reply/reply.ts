@@ -1,25 +1,55 @@
-import { names, type Outcome, PAYLOAD_VERSION, REPLIES_KEPT, REPLY_FIELD, type Reply } from '@sluice/shared';
+import { JOB_VERSION, type Job, names, REPLIES_KEPT, REPLY_FIELD, type Reply } from '@sluice/shared';
 import type { Redis } from 'ioredis';
 
+/** Replies to one gateway that go together. */
+interface Parcel {
+  replies: Reply[];
+  sent: Promise<void>;
+}
+
 /**
- * Adds a reply to the stream of the gateway that asked. A stream that is gone means a gateway that is gone: nothing
- * is made for it.
+ * Adds replies to the streams of the gateways that asked. Those of a micro-batch are settled in one go, and go to a
+ * gateway in one entry.
  */
-export async function sendReply(
-  redis: Redis,
-  gatewayId: string,
-  id: string,
-  outcome: Outcome,
-): Promise<void> {
-  const reply: Reply = { v: PAYLOAD_VERSION, id, outcome };
-  await redis.xadd(
-    names.replies(gatewayId),
-    'NOMKSTREAM',
-    'MAXLEN',
-    '~',
-    REPLIES_KEPT,
-    '*',
-    REPLY_FIELD,
-    JSON.stringify(reply),
-  );
+export class Replies {
+  #redis: Redis;
+  #open = new Map<string, Parcel>();
+
+  constructor(redis: Redis) {
+    this.#redis = redis;
+  }
+
+  /**
+   * Sends a reply; resolves when Redis has it. A stream that is gone means a gateway that is gone: nothing is made
+   * for it.
+   * @param version of the job, which the gateway understands
+   */
+  send(gatewayId: string, version: Job['v'], reply: Reply): Promise<void> {
+    if (version !== JOB_VERSION) return this.#add(gatewayId, { v: version, ...reply });
+    const open = this.#open.get(gatewayId);
+    if (open) {
+      open.replies.push(reply);
+      return open.sent;
+    }
+    const replies = [reply];
+    const sent = new Promise<void>((resolve) => setImmediate(resolve)).then(() => {
+      this.#open.delete(gatewayId);
+      return this.#add(gatewayId, { v: JOB_VERSION, replies });
+    });
+    this.#open.set(gatewayId, { replies, sent });
+    return sent;
+  }
+
+  async #add(gatewayId: string, entry: object): Promise<void> {
+    await this.#redis.xadd(
+      names.replies(gatewayId),
+      'NOMKSTREAM',
+      'MAXLEN',
+      '~',
+      REPLIES_KEPT,
+      '*',
+      REPLY_FIELD,
+      JSON.stringify(entry),
+    );
+  }
 }

@@ -1,7 +1,7 @@
 import type { Queue } from 'bullmq';
 import type { Redis } from 'ioredis';
 import type { Heartbeat } from '../fleet/heartbeat.js';
-import { type ChunkJob, PAYLOAD_VERSION } from '../queue/payload.js';
+import { CHUNK_VERSION, type ChunkJob } from '../queue/payload.js';
 import { redisTimeMs } from '../redis/clock.js';
 import { names } from '../redis/names.js';
 import { type ChunkRef, chunkRef, type Ending, isFinished, type Ledger } from './ledger.js';
@@ -33,7 +33,7 @@ export async function enqueueChunks(queue: Queue<ChunkJob>, marked: readonly Chu
   await queue.addBulk(
     marked.map((ref) => ({
       name: 'chunk',
-      data: { v: PAYLOAD_VERSION, jobId: ref.jobId, chunk: ref.chunk },
+      data: { v: CHUNK_VERSION, jobId: ref.jobId, chunk: ref.chunk },
       opts: { jobId: queueId(ref), removeOnComplete: true, removeOnFail: true },
     })),
   );

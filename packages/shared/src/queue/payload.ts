@@ -1,26 +1,43 @@
 import { z } from 'zod';
 
-/** Version of what stands in queues and streams; a process reads its own and the one before. */
-export const PAYLOAD_VERSION = 1;
+/**
+ * Version of interactive jobs and their replies; a process reads its own and the one before. A worker replies in the
+ * version that it was asked in, so workers are upgraded before gateways.
+ */
+export const JOB_VERSION = 2;
+/** Version of chunk jobs. */
+export const CHUNK_VERSION = 1;
 
-/** An interactive job in a model's queue: one text, for which someone waits. */
-export const jobSchema = z.object({
-  v: z.literal(PAYLOAD_VERSION),
-  /** Also the BullMQ job's id and the reply's. */
+const textSchema = z.object({
+  /** Also the reply's. */
   id: z.string().min(1),
   text: z.string(),
   /** How many labels to return. */
   topK: z.int().min(1),
   /** On Redis's clock, in milliseconds since the epoch: later than this nobody waits. */
   deadlineMs: z.number(),
-  /** The gateway whose stream takes the reply. */
-  gatewayId: z.string().min(1),
 });
+/** A text for which someone waits. */
+export type JobText = z.infer<typeof textSchema>;
+
+/** An interactive job in a model's queue: texts that came to one gateway at about the same time. */
+export const jobSchema = z.union([
+  z.object({
+    v: z.literal(JOB_VERSION),
+    /** The gateway whose stream takes the replies. */
+    gatewayId: z.string().min(1),
+    texts: z.array(textSchema).min(1),
+  }),
+  // Version 1: one text a job.
+  textSchema
+    .extend({ v: z.literal(1), gatewayId: z.string().min(1) })
+    .transform(({ v, gatewayId, ...text }) => ({ v, gatewayId, texts: [text] })),
+]);
 export type Job = z.infer<typeof jobSchema>;
 
 /** A job in a model's bulk queue: one chunk of a batch, whose texts stand in Redis. */
 export const chunkJobSchema = z.object({
-  v: z.literal(PAYLOAD_VERSION),
+  v: z.literal(CHUNK_VERSION),
   jobId: z.string().min(1),
   chunk: z.int().min(0),
 });
@@ -42,15 +59,18 @@ export const outcomeSchema = z.discriminatedUnion('kind', [
 ]);
 export type Outcome = z.infer<typeof outcomeSchema>;
 
-/** What a worker adds to a gateway's stream. */
-export const replySchema = z.object({
-  v: z.literal(PAYLOAD_VERSION),
-  id: z.string().min(1),
-  outcome: outcomeSchema,
-});
+const replySchema = z.object({ id: z.string().min(1), outcome: outcomeSchema });
+/** What became of the text with this id. */
 export type Reply = z.infer<typeof replySchema>;
+
+/** What a worker adds to a gateway's stream: replies that came at the same time. */
+export const repliesSchema = z.union([
+  z.object({ v: z.literal(JOB_VERSION), replies: z.array(replySchema).min(1) }),
+  // Version 1: one reply an entry.
+  replySchema.extend({ v: z.literal(1) }).transform(({ v, ...reply }) => ({ v, replies: [reply] })),
+]);
 
 /** Name of the one field of an entry in a stream of replies. */
 export const REPLY_FIELD = 'reply';
-/** A gateway's stream keeps about so many replies; the gateway reads them at once. */
+/** A gateway's stream keeps about so many entries; the gateway reads them at once. */
 export const REPLIES_KEPT = 10_000;

@@ -1,0 +1,130 @@
+import { randomUUID } from 'node:crypto';
+import { setTimeout as delay } from 'node:timers/promises';
+import { type Log, PREFIX } from '@sluice/shared';
+import { type Job, UnrecoverableError, Worker } from 'bullmq';
+import type { Redis } from 'ioredis';
+
+/** After an error of Redis the queue is asked again this much later, in milliseconds. */
+const RETRY_MS = 1_000;
+
+interface QueueReaderOptions {
+  redis: Redis;
+  queueName: string;
+  /** A job whose worker is dead is taken by another after this, in milliseconds; it is looked for every half of it. */
+  lockMs: number;
+  /** How many workers may die under a job before it fails. */
+  maxStalled: number;
+  /** Whether another job may be taken now; {@link QueueReader.wake} says when that may have changed. */
+  hasRoom: () => boolean;
+  /** Does a job. It is told of a job before the next one is asked for. */
+  work: (job: Job<unknown, void>) => Promise<void>;
+  log: Log;
+}
+
+/**
+ * Takes the jobs of one queue, as long as there is room for what is in them, and finishes each when its work is done.
+ *
+ * BullMQ's own loop counts jobs, not what they hold, and looks for more only when a job ends. So this fetches by hand
+ * (https://docs.bullmq.io/patterns/manually-fetching-jobs), and does what is then left to do: renews the locks of what
+ * it holds, and has the queue looked through for jobs whose worker is dead.
+ */
+export class QueueReader {
+  #worker: Worker<unknown, void>;
+  #options: QueueReaderOptions;
+  /** The token of each job that is held, by its id. */
+  #tokens = new Map<string, string>();
+  #works = new Set<Promise<void>>();
+  #renewals: NodeJS.Timeout;
+  #closing = false;
+  #wake: () => void = () => {};
+
+  constructor(options: QueueReaderOptions) {
+    const { redis, queueName, lockMs, maxStalled, log } = options;
+    this.#options = options;
+    this.#worker = new Worker<unknown, void>(queueName, null, {
+      connection: redis,
+      prefix: PREFIX,
+      lockDuration: lockMs,
+      stalledInterval: lockMs / 2,
+      maxStalledCount: maxStalled,
+    });
+    this.#worker.on('error', (err) => log.debug({ err }, 'Queue error'));
+    this.#renewals = setInterval(() => void this.#renew(), lockMs / 2);
+    void this.#worker.startStalledCheckTimer();
+    void this.#run();
+  }
+
+  /** Says that there may be room again. */
+  wake(): void {
+    this.#wake();
+  }
+
+  /**
+   * Takes no more jobs, and finishes those it has.
+   * @param force without finishing them
+   */
+  async close(force: boolean): Promise<void> {
+    this.#closing = true;
+    this.#wake();
+    // A fetch that waits may bring one more meanwhile.
+    while (!force && this.#works.size > 0) await Promise.all(this.#works);
+    clearInterval(this.#renewals);
+    await this.#worker.close(force);
+  }
+
+  async #run(): Promise<void> {
+    const { hasRoom, log } = this.#options;
+    while (!this.#closing) {
+      if (!hasRoom()) {
+        await new Promise<void>((resolve) => {
+          this.#wake = resolve;
+        });
+        continue;
+      }
+      const token = randomUUID();
+      try {
+        const job = await this.#worker.getNextJob(token);
+        if (job !== undefined) this.#hold(job, token);
+      } catch (err) {
+        log.debug({ err }, 'The queue could not be asked');
+        await delay(RETRY_MS, undefined, { ref: false });
+      }
+    }
+  }
+
+  #hold(job: Job<unknown, void>, token: string): void {
+    const id = job.id ?? '';
+    this.#tokens.set(id, token);
+    const work = this.#work(job, token).finally(() => {
+      this.#tokens.delete(id);
+      this.#works.delete(work);
+    });
+    this.#works.add(work);
+  }
+
+  async #work(job: Job<unknown, void>, token: string): Promise<void> {
+    const { work, queueName, log } = this.#options;
+    try {
+      await work(job);
+    } catch (error) {
+      log.warn({ err: error, id: job.id, queue: queueName }, 'A job failed');
+      const reason = error instanceof Error ? error.message : String(error);
+      await job
+        .moveToFailed(new UnrecoverableError(reason), token)
+        .catch((err: unknown) => log.debug({ err, id: job.id }, 'A failed job was not finished'));
+      return;
+    }
+    // A job whose lock was lost is another worker's now.
+    await job
+      .moveToCompleted(undefined, token, false)
+      .catch((err: unknown) => log.debug({ err, id: job.id }, 'A job was not finished'));
+  }
+
+  async #renew(): Promise<void> {
+    if (this.#tokens.size === 0) return;
+    const { lockMs, log } = this.#options;
+    await this.#worker
+      .extendJobLocks([...this.#tokens.keys()], [...this.#tokens.values()], lockMs)
+      .catch((err: unknown) => log.debug({ err }, 'Locks could not be renewed'));
+  }
+}

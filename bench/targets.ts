@@ -1,0 +1,80 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import { freePort, startWatcher } from '../scripts/redis.mjs';
+import { killGroup, Rig, root, until } from '../tests/harness.js';
+import type { Endpoint } from './load.js';
+
+/** One server at a time, brought up for a round and ended after it. */
+export interface Target {
+  name: string;
+  start(): Promise<Endpoint & { stop(): Promise<void> }>;
+}
+
+/** Every request counts, and none is refused. */
+export const MANY = 1_000_000_000;
+
+/** Sluice as it ships: one gateway, one worker with a model process a core, its own Redis. */
+export const sluice: Target = {
+  name: 'Sluice',
+  async start() {
+    const rig = await Rig.start({ quiet: true });
+    const [{ url }, key] = await Promise.all([
+      rig.gateway({ LOG_LEVEL: 'info' }),
+      rig.key({ limits: [{ limit: MANY, windowSeconds: 60 }], bulkLimit: MANY }),
+      rig.worker({ LOG_LEVEL: 'info' }),
+    ]);
+    return { url, key, stop: () => rig.close() };
+  },
+};
+
+const python = fileURLToPath(new URL('.venv/bin/python', import.meta.url));
+
+/** Whether the FastAPI service could be installed. */
+export const hasFastApi = () => existsSync(python);
+
+/** FastAPI with onnxruntime, as the tutorial builds it; see fastapi/app.py. */
+export const fastApi = (workers: number): Target => ({
+  name: `FastAPI, ${workers} uvicorn ${workers === 1 ? 'worker' : 'workers'}`,
+  async start() {
+    const port = await freePort();
+    const args = ['--host', '127.0.0.1', '--port', String(port), '--workers', String(workers)];
+    const child = spawn(
+      python,
+      ['-m', 'uvicorn', 'app:app', '--loop', 'uvloop', '--http', 'httptools', '--no-access-log', ...args],
+      {
+        cwd: `${root}bench/fastapi`,
+        detached: true,
+        stdio: 'ignore',
+        env: { PATH: process.env.PATH, API_KEY: 'your-secret-key', RATE_LIMIT_REQUESTS: String(MANY) },
+      },
+    );
+    watcher ??= startWatcher(0);
+    watcher.group(child.pid);
+    const gone = once(child, 'exit');
+    const url = `http://127.0.0.1:${port}`;
+    await until(
+      'FastAPI answers',
+      () =>
+        fetch(`${url}/health`).then(
+          ({ ok }) => ok,
+          () => false,
+        ),
+      30_000,
+    );
+    const { pid } = child;
+    return {
+      url,
+      key: 'your-secret-key',
+      stop: async () => {
+        child.kill();
+        await gone;
+        if (pid !== undefined) killGroup(pid);
+        watcher?.forget(pid);
+      },
+    };
+  },
+});
+
+let watcher: ReturnType<typeof startWatcher> | undefined;
