@@ -28,28 +28,37 @@ export function nextLane(waiting: Readonly<Record<Lane, number>>, sinceBulk: num
 }
 
 /**
- * The next micro-batch of those that wait: always with the oldest, so that nobody is left behind; else as many as
- * may go together, of the lengths that waste least on padding. Never waits for more.
+ * What a run costs by itself, in the time of so many tokens. Measured with the bundled model, one thread: 0.31 ms a run
+ * and 0.052 ms a token, padding included; and about as much again for the messages around a run. Large models have
+ * dearer runs and dearer tokens alike.
+ */
+const TOKENS_A_RUN = 12;
+
+/**
+ * The next micro-batch of those that wait: always with the oldest, so that nobody is left behind. Of all ways to run
+ * what waits, in order of length and within the limits, it takes the one that costs least in padding and runs together,
+ * and of that the part with the oldest. Texts of unlike length are better run apart: eight at random cost more than
+ * eight alone. Never waits for more.
  * @param waiting oldest first
  */
 export function nextMicroBatch<T extends Sized>(waiting: readonly T[], limits: MicroBatchLimits): T[] {
   const [oldest] = waiting;
   if (oldest === undefined) return [];
   const sorted = [...waiting].sort((a, b) => a.tokens - b.tokens);
-  const at = sorted.indexOf(oldest);
-  let best = { start: at, end: at, padding: 0 };
-  for (let start = Math.max(0, at - limits.texts + 1); start <= at; start++) {
-    let tokens = 0;
-    for (let end = start; end < Math.min(sorted.length, start + limits.texts); end++) {
-      const longest = sorted[end]?.tokens ?? 0;
-      tokens += longest;
-      if (end < at) continue;
-      const texts = end - start + 1;
+  /** The least cost of the first `end` texts, and where the last micro-batch of that way begins. */
+  const ways = [{ cost: 0, start: 0 }];
+  for (const [last, { tokens: longest }] of sorted.entries()) {
+    let best = { cost: Number.POSITIVE_INFINITY, start: last };
+    for (let texts = 1; texts <= Math.min(limits.texts, last + 1); texts++) {
       if (texts > 1 && texts * longest > limits.tokens) break;
-      const padding = texts * longest - tokens;
-      const more = texts - (best.end - best.start + 1);
-      if (more > 0 || (more === 0 && padding < best.padding)) best = { start, end, padding };
+      const start = last + 1 - texts;
+      const cost = (ways[start]?.cost ?? 0) + TOKENS_A_RUN + texts * longest;
+      if (cost < best.cost) best = { cost, start };
     }
+    ways.push(best);
   }
-  return sorted.slice(best.start, best.end + 1);
+  const at = sorted.indexOf(oldest);
+  let end = sorted.length;
+  for (let start = ways[end]?.start ?? 0; start > at; start = ways[end]?.start ?? 0) end = start;
+  return sorted.slice(ways[end]?.start, end);
 }

@@ -18,6 +18,7 @@ const roles = {
   request: {
     maxRetriesPerRequest: 0,
     enableOfflineQueue: false,
+    enableAutoPipelining: false,
     autoResendUnfulfilledCommands: false,
     commandTimeout: COMMAND_TIMEOUT_MS,
     socketTimeout: 3_000,
