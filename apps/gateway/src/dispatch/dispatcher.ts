@@ -140,16 +140,16 @@ export class Dispatcher {
       groups.push({ jobId: randomUUID(), waits: waits.slice(i, i + TEXTS_PER_JOB) });
     }
     if (groups.length === 0) return;
-    const added = this.#queue.addBulk(
-      groups.map((group) => ({
-        name: 'texts',
-        data: this.#jobOf(group.waits.map(({ text }) => text)),
-        opts: { jobId: group.jobId, removeOnComplete: true, removeOnFail: true },
-      })),
+    const added = groups.map((group) =>
+      this.#queue.add('texts', this.#jobOf(group.waits.map(({ text }) => text)), {
+        jobId: group.jobId,
+        removeOnComplete: true,
+        removeOnFail: true,
+      }),
     );
     let jobs: QueuedJob<Job>[];
     try {
-      jobs = await fromRedis(added);
+      jobs = await fromRedis(Promise.all(added));
     } catch (error) {
       // A command that was given up may have run all the same.
       for (const { jobId } of groups) this.#takeBack(jobId, () => this.#queue.remove(jobId));
