@@ -37,6 +37,7 @@ import { batchRoutes } from './routes/batches.js';
 import { docsRoutes } from './routes/docs.js';
 import { healthRoutes } from './routes/health.js';
 import { jobRoutes } from './routes/jobs.js';
+import { modelRoutes } from './routes/models.js';
 import { predictionRoutes } from './routes/prediction.js';
 import { createReadBody } from './validate/body.js';
 import { createReadUpload } from './validate/upload.js';
@@ -65,7 +66,14 @@ async function startGateway(settings: Settings, log: Log): Promise<App> {
   const inboxRedis = connectRedis(settings.REDIS_URL, 'blocking', log);
   const inbox = new Inbox(inboxRedis, gatewayId, log);
   const dispatcher = new Dispatcher(queue, inbox, clock, gatewayId, log);
-  const admission = new Admission(redis, log);
+  const admission = new Admission({
+    redis,
+    clock,
+    gatewayId,
+    model: settings.MODEL,
+    waiting: () => dispatcher.waiting,
+    log,
+  });
   const ledger = new Ledger(redis, {
     resultTtlMs: settings.RESULT_TTL_SECONDS * 1000,
     batchTimeoutMs: settings.BATCH_TIMEOUT_SECONDS * 1000,
@@ -120,6 +128,7 @@ async function startGateway(settings: Settings, log: Log): Promise<App> {
       }),
       ...jobRoutes({ ledger, queue: bulkQueue, changes, mostOut: mostOutNow, draining: isDraining, log }),
       ...accountRoutes(rateLimit),
+      ...modelRoutes({ admission, model: settings.MODEL, revision: settings.MODEL_REVISION }),
       ...healthRoutes(admission, clock, isDraining),
       ...docsRoutes(routes, version),
     },

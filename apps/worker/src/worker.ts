@@ -26,6 +26,7 @@ import {
 import { Queue } from 'bullmq';
 import { startAdminServer } from './admin/server.js';
 import { Lot } from './batch/lot.js';
+import { Throughput } from './batch/throughput.js';
 import { createCountTokens } from './batch/tokens.js';
 import { ChunkConsumer } from './consume/chunk.js';
 import { Consumer } from './consume/consumer.js';
@@ -112,12 +113,14 @@ export async function startWorker(
   const clock = new RedisClock(redis);
   const texts = batching ? settings.MICRO_BATCH_TEXTS : 1;
   const countTokens = createCountTokens(facts);
-  const lot = new Lot(
+  const throughput = new Throughput(facts.msPerText ?? 1);
+  const lot = new Lot({
     pool,
-    { texts, tokens: settings.MICRO_BATCH_TOKENS },
-    settings.STALL_SECONDS * 1000,
+    limits: { texts, tokens: settings.MICRO_BATCH_TOKENS },
+    stallMs: settings.STALL_SECONDS * 1000,
+    throughput,
     log,
-  );
+  });
   const consumer = new Consumer({
     redis,
     queueName: queueName(settings.MODEL, 'interactive'),
@@ -160,9 +163,23 @@ export async function startWorker(
   );
 
   let beat: Promise<void> = Promise.resolve();
-  const heartbeat: Heartbeat = { v: 1, workerId, model: settings.MODEL, processes: settings.MODEL_PROCESSES };
+  const heartbeat = (): Heartbeat => ({
+    v: 1,
+    workerId,
+    model: settings.MODEL,
+    processes: settings.MODEL_PROCESSES,
+    textsPerSecond: throughput.textsPerSecond * settings.MODEL_PROCESSES,
+    facts: {
+      labels: facts.labels,
+      maxTokens: facts.maxTokens,
+      revision: settings.MODEL_REVISION,
+      dtype: settings.MODEL_DTYPE,
+      runtime: facts.runtime,
+      batching,
+    },
+  });
   const announceNow = () => {
-    beat = announce(redis, heartbeat)
+    beat = announce(redis, heartbeat())
       .then(async () => {
         fleet = await liveWorkers(redis);
       })

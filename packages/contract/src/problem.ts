@@ -74,6 +74,11 @@ export const problems = {
   },
   analysis_failed: { status: 500, title: 'Internal Server Error', detail: 'Analysis failed' },
   internal_error: { status: 500, title: 'Internal Server Error', detail: 'Internal error' },
+  overloaded: {
+    status: 503,
+    title: 'Service Unavailable',
+    detail: 'Overloaded: the answer would come too late. Please try again later.',
+  },
   no_worker: { status: 503, title: 'Service Unavailable', detail: 'No live worker serves this model' },
   nearly_full: {
     status: 503,

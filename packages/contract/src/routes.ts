@@ -11,6 +11,7 @@ import {
   resultsQuery,
   resultsSchema,
 } from './batch.js';
+import { modelsSchema } from './model.js';
 import {
   analysisSchema,
   analyzeBody,
@@ -53,7 +54,7 @@ export interface Route {
 const work = { method: 'post', access: 'predict', limited: true, mediaType: 'application/json' } as const;
 const about = { method: 'get', limited: false, body: undefined, mediaType: 'application/json' } as const;
 const jobs = { limited: false, access: 'batch', body: undefined, mediaType: 'application/json' } as const;
-const workProblems = ['analysis_timed_out', 'analysis_failed', 'no_worker'] as const;
+const workProblems = ['analysis_timed_out', 'analysis_failed', 'no_worker', 'overloaded'] as const;
 
 /**
  * The table of routes.
@@ -167,6 +168,14 @@ export function routesFor(bounds: Bounds) {
       access: 'key',
       summary: "What the caller's key may do, and what is left of its limits",
       answer: accountSchema,
+      problems: [],
+    },
+    models: {
+      ...about,
+      path: '/models',
+      access: 'key',
+      summary: 'The configured models, with what live workers say of them',
+      answer: modelsSchema,
       problems: [],
     },
     health: {

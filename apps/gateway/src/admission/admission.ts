@@ -1,21 +1,43 @@
-import { type Heartbeat, type Log, liveWorkers } from '@sluice/shared';
+import { type Heartbeat, type Log, liveWorkers, type RedisClock, shareWaiting } from '@sluice/shared';
 import type { Redis } from 'ioredis';
 import { fromRedis, Problem } from '../errors/problem.js';
 
-const LOOK_EVERY_MS = 500;
+const LOOK_EVERY_MS = 250;
+/**
+ * A text is let in when its answer is expected within this part of its time. The rest is for what the prediction does
+ * not see: runs take turns with batches, and the rate is that of lately.
+ */
+const USABLE = 0.8;
 
-/** Lets work in only where it can be done: refuses at once when no live worker serves the model. */
+interface AdmissionOptions {
+  redis: Redis;
+  clock: RedisClock;
+  /** Names this gateway to the others. */
+  gatewayId: string;
+  model: string;
+  /** How many texts wait here for their answers. */
+  waiting: () => number;
+  log: Log;
+}
+
+/**
+ * Lets work in only where it can be done in time: refuses at once when no live worker serves the model, or when what
+ * waits already, at the rate at which the workers answer, would outlast the deadline.
+ *
+ * What waits here is counted, what waits at other gateways heard of every {@link LOOK_EVERY_MS}. Each answer makes room
+ * for one more, so there is nothing to swing: under steady overload as many are let in as are answered.
+ */
 export class Admission {
-  #redis: Redis;
-  #log: Log;
+  #options: AdmissionOptions;
   #workers: Heartbeat[] = [];
+  /** Texts that wait at other gateways. */
+  #elsewhere = 0;
   #timer: NodeJS.Timeout;
 
-  constructor(redis: Redis, log: Log) {
-    this.#redis = redis;
-    this.#log = log;
+  constructor(options: AdmissionOptions) {
+    this.#options = options;
     this.#timer = setInterval(() => {
-      this.workers().catch((err: unknown) => this.#log.debug({ err }, 'The fleet could not be read'));
+      this.#look().catch((err: unknown) => options.log.debug({ err }, 'The fleet could not be read'));
     }, LOOK_EVERY_MS);
   }
 
@@ -26,21 +48,41 @@ export class Admission {
 
   /** The live workers, as Redis tells now. */
   async workers(): Promise<readonly Heartbeat[]> {
-    this.#workers = await liveWorkers(this.#redis);
+    this.#workers = await liveWorkers(this.#options.redis);
     return this.#workers;
   }
 
   /**
-   * Passes when a live worker serves the model. What was seen lately is enough to let in, not to refuse.
-   * @throws Problem `no_worker` or `unavailable`
+   * Passes when a live worker serves the model and can be expected to answer in time. What was seen lately is enough to
+   * let in, not to refuse for want of a worker.
+   * @param timeoutMs from now to the deadline
+   * @throws Problem `no_worker`, `overloaded` or `unavailable`
    */
-  async admit(model: string): Promise<void> {
+  async admit(timeoutMs: number): Promise<void> {
+    const { model, waiting } = this.#options;
     const serves = (worker: Heartbeat) => worker.model === model;
-    if (this.#workers.some(serves)) return;
-    if (!(await fromRedis(this.workers())).some(serves)) throw new Problem('no_worker');
+    if (!this.#workers.some(serves) && !(await fromRedis(this.workers())).some(serves)) {
+      throw new Problem('no_worker');
+    }
+    const rates = this.#workers.filter(serves).map(({ textsPerSecond }) => textsPerSecond);
+    // A worker of an earlier version does not tell.
+    if (rates.includes(undefined)) return;
+    const textsPerSecond = rates.reduce<number>((sum, rate) => sum + (rate ?? 0), 0);
+    const waitMs = (1000 * (this.#elsewhere + waiting())) / textsPerSecond;
+    const tooLateMs = waitMs - USABLE * timeoutMs;
+    if (tooLateMs <= 0) return;
+    throw new Problem('overloaded', { headers: { 'Retry-After': String(Math.ceil(tooLateMs / 1000)) } });
   }
 
   close(): void {
     clearInterval(this.#timer);
+  }
+
+  async #look(): Promise<void> {
+    const { redis, clock, gatewayId, model, waiting } = this.#options;
+    const nowMs = clock.now();
+    if (clock.away || nowMs === undefined) return;
+    await this.workers();
+    this.#elsewhere = await shareWaiting(redis, model, { gatewayId, texts: waiting(), nowMs });
   }
 }

@@ -74,6 +74,11 @@ export class Dispatcher {
     });
   }
 
+  /** How many texts are under way. */
+  get waiting(): number {
+    return this.#waits.size;
+  }
+
   /**
    * Has a text analysed.
    * @throws Problem `analysis_timed_out` at the deadline, `unavailable` when Redis goes away; CallerGone

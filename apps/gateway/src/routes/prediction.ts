@@ -30,8 +30,8 @@ export function predictionRoutes({
         errors: [{ pointer: '/model', detail: 'No such model is configured' }],
       });
     }
-    await admission.admit(model);
     const timeoutMs = (body.timeout_seconds ?? requestTimeoutSeconds) * 1000;
+    await admission.admit(timeoutMs);
     return answerOf(await dispatcher.submit({ text: body.text, topK, timeoutMs, signal }));
   }
 

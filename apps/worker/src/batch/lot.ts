@@ -1,10 +1,21 @@
 import type { Lane, Log } from '@sluice/shared';
 import { type Attemptable, attempt } from '../model/attempt.js';
-import type { Pool } from '../model/pool.js';
+import type { Lease, Pool } from '../model/pool.js';
 import { type MicroBatchLimits, nextLane, nextMicroBatch, type Sized } from './batcher.js';
+import type { Throughput } from './throughput.js';
 
 /** A text that waits for its first run. */
 export type Parked = Attemptable & Sized;
+
+interface LotOptions {
+  pool: Pool;
+  limits: MicroBatchLimits;
+  /** Budget of a run, in milliseconds. */
+  stallMs: number;
+  /** Is told of each run. */
+  throughput: Throughput;
+  log: Log;
+}
 
 /**
  * Where texts wait in the worker. Whenever a model process is free, the batcher draws from here, and not before:
@@ -17,12 +28,14 @@ export class Lot {
   #pool: Pool;
   #limits: MicroBatchLimits;
   #stallMs: number;
+  #throughput: Throughput;
   #log: Log;
 
-  constructor(pool: Pool, limits: MicroBatchLimits, stallMs: number, log: Log) {
+  constructor({ pool, limits, stallMs, throughput, log }: LotOptions) {
     this.#pool = pool;
     this.#limits = limits;
     this.#stallMs = stallMs;
+    this.#throughput = throughput;
     this.#log = log;
   }
 
@@ -48,9 +61,16 @@ export class Lot {
       this.#sinceBulk = lane === 'bulk' ? 0 : this.#sinceBulk + 1;
       const drawn = new Set(batch);
       this.#waiting[lane] = this.#waiting[lane].filter((item) => !drawn.has(item));
-      void attempt(batch, lease, this.#pool, this.#stallMs, this.#log);
+      void this.#run(batch, lease);
     }
     this.#drawing = false;
+  }
+
+  async #run(batch: readonly Parked[], lease: Lease): Promise<void> {
+    const startedMs = performance.now();
+    await attempt(batch, lease, this.#pool, this.#stallMs, this.#log);
+    const nowMs = performance.now();
+    this.#throughput.note({ texts: batch.length, busyMs: nowMs - startedMs, nowMs });
   }
 
   #dropExpired(lane: Lane): void {

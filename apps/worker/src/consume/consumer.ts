@@ -58,7 +58,8 @@ export class Consumer {
         const outcome = await this.#park(text);
         this.#held--;
         this.#reader.wake();
-        if (outcome.kind !== 'expired') await this.#options.replies.send(gatewayId, v, { id: text.id, outcome });
+        if (outcome.kind !== 'expired')
+          await this.#options.replies.send(gatewayId, v, { id: text.id, outcome });
       }),
     );
   }

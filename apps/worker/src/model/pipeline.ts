@@ -76,7 +76,7 @@ export const loadPipeline: Load = async (message, tell) => {
   // The first run also allocates what later runs use again.
   await classify(['warm'], 1);
   if (message.introduce) {
-    facts.moved = await measureMove((texts) => classify(texts, ALL_LABELS));
+    Object.assign(facts, await measureMove((texts) => classify(texts, ALL_LABELS)));
     facts.tokenizer = { json: tokenizer._tokenizerJSON, config: tokenizer.config };
   }
   return { facts, classify };

@@ -52,6 +52,8 @@ export const modelFactsSchema = z.object({
   runtime: z.string(),
   /** How far a score moved when its text had company; undefined when that was not checked. */
   moved: z.number().optional(),
+  /** How long a text takes alone, about. */
+  msPerText: z.number().optional(),
   /** What its tokenizer is made of: tokenizer.json and tokenizer_config.json. */
   tokenizer: z
     .object({ json: z.record(z.string(), z.unknown()), config: z.record(z.string(), z.unknown()) })

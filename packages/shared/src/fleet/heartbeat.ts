@@ -16,6 +16,18 @@ export const heartbeatSchema = z.object({
   model: z.string().min(1),
   /** Model processes. */
   processes: z.int().min(1),
+  /** How many texts it answers in a second when it has enough of them, lately. */
+  textsPerSecond: z.number().positive().optional(),
+  facts: z
+    .object({
+      labels: z.array(z.string()),
+      maxTokens: z.int().min(1),
+      revision: z.string(),
+      dtype: z.string(),
+      runtime: z.string(),
+      batching: z.boolean(),
+    })
+    .optional(),
 });
 const heartbeatJson = json(heartbeatSchema);
 export type Heartbeat = z.infer<typeof heartbeatSchema>;
@@ -47,4 +59,34 @@ export async function liveWorkers(redis: Redis): Promise<Heartbeat[]> {
     const beat = heartbeatJson.safeParse(text);
     return beat.success ? [beat.data] : [];
   });
+}
+
+/** What a gateway says of its waiting texts holds for so long, in milliseconds. */
+const WAITING_TTL_MS = 2_000;
+const waitingSchema = json(z.object({ texts: z.int().min(0), untilMs: z.number() }));
+
+/**
+ * Tells the other gateways how many texts wait here for their answers, and hears the same of them.
+ * @param nowMs Redis's time
+ * @returns how many wait at all other gateways together
+ */
+export async function shareWaiting(
+  redis: Redis,
+  model: string,
+  { gatewayId, texts, nowMs }: { gatewayId: string; texts: number; nowMs: number },
+): Promise<number> {
+  const key = names.waiting(model);
+  await redis
+    .multi()
+    .hset(key, gatewayId, JSON.stringify({ texts, untilMs: nowMs + WAITING_TTL_MS }))
+    .pexpire(key, WAITING_TTL_MS)
+    .exec();
+  let others = 0;
+  for (const [id, said] of Object.entries(await redis.hgetall(key))) {
+    if (id === gatewayId) continue;
+    const waiting = waitingSchema.safeParse(said);
+    if (waiting.success && waiting.data.untilMs > nowMs) others += waiting.data.texts;
+    else await redis.hdel(key, id);
+  }
+  return others;
 }

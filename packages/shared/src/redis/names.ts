@@ -44,6 +44,8 @@ export const names = {
   changes: `${PREFIX}:changes`,
   /** STRING: which gateway sweeps now. */
   sweeper: `${PREFIX}:sweeper`,
+  /** HASH: how many texts wait at each gateway for a model. */
+  waiting: (model: string) => `${PREFIX}:waiting:${model}`,
   /** STRING: what a live worker announces. */
   worker: (workerId: string) => `${PREFIX}:worker:${workerId}`,
   /** ZSET: worker ids by the time their announcement expires. */
