@@ -49,7 +49,8 @@ export async function openLoop(
     const due = Math.min(perSecond * seconds, ((performance.now() - startMs) / 1000) * perSecond);
     for (; sent < due; sent++) {
       const at = Math.floor(sent / perSecond / stretchSeconds);
-      const answers = (stretches[at] ??= []);
+      const answers = stretches[at] ?? [];
+      stretches[at] = answers;
       pending.push(
         client.post(texts[sent % texts.length] ?? '').then(
           (answered) => void answers.push(answered),

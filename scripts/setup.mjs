@@ -6,6 +6,12 @@ import { fileURLToPath } from 'node:url';
 /** The folder of the project, with a slash at its end. */
 export const root = fileURLToPath(new URL('../', import.meta.url));
 
+/**
+ * What a Node that runs an app is started with. Node 24's own young generation, of 32 MB halves, lets a gateway under
+ * load grow to 229 MB; with this it stays at 126 MB, and answers as many requests.
+ */
+export const NODE_FLAGS = ['--max-semi-space-size=8'];
+
 const MIN_NODE = [20, 19];
 
 /** Something is wrong that whoever started us can mend; its message is all they need. */

@@ -17,7 +17,7 @@ import {
 import { join, resolve } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { isRunning, startRedis, startWatcher, stopRedis } from './redis.mjs';
-import { prepare, root, SetupError, say } from './setup.mjs';
+import { NODE_FLAGS, prepare, root, SetupError, say } from './setup.mjs';
 
 /** An app whose configuration is wrong ends with this status (EX_CONFIG): starting it again is no use. */
 const EXIT_CONFIG = 78;
@@ -127,7 +127,7 @@ function keepApp(name, onReady = () => {}) {
       if (stopping) return;
       const startedMs = Date.now();
       // Leads a group of its own: its children can be killed with it, and Ctrl-C reaches it by us alone.
-      const child = spawn(process.execPath, [join(root, APPS[name])], {
+      const child = spawn(process.execPath, [...NODE_FLAGS, join(root, APPS[name])], {
         cwd: root,
         detached: true,
         stdio: ['ignore', 'inherit', 'inherit', 'ipc'],

@@ -8,6 +8,7 @@ import { fileURLToPath } from 'node:url';
 import { connectRedis, createLog, type KeyOptions, Keyring, makeKey, settingsSchema } from '@sluice/shared';
 import type { Redis } from 'ioredis';
 import { startRedis, startWatcher, stopRedis } from '../scripts/redis.mjs';
+import { NODE_FLAGS } from '../scripts/setup.mjs';
 
 export const root = fileURLToPath(new URL('../', import.meta.url));
 export const gatewayMain = join(root, 'apps/gateway/dist/main.js');
@@ -170,7 +171,7 @@ export class Rig {
   }
 
   spawn(main: string, env: Env = {}): App {
-    const app = new App(process.execPath, [main], { ...this.env, ...env }, this.#quiet);
+    const app = new App(process.execPath, [...NODE_FLAGS, main], { ...this.env, ...env }, this.#quiet);
     watcher?.group(app.child.pid);
     this.#started.push(app);
     return app;

@@ -33,7 +33,7 @@ async function score(emulator: string[], flags: ReadonlySet<string> | undefined)
     {
       ...loadMessage(readSettings({})),
       sessionOptions: sessionOptionsFor('x64', flags),
-      checkInvariance: false,
+      introduce: false,
     },
     BUDGET_MS,
   );

@@ -75,7 +75,7 @@ export async function startWorker(
     size: settings.MODEL_PROCESSES,
     launch: (first) =>
       new ModelProcess(
-        [process.execPath, entry],
+        [process.execPath, ...process.execArgv, entry],
         { ...load, introduce: first },
         first ? LOAD_SILENCE_MS : reloadSilenceMs,
         progress,

@@ -6,13 +6,14 @@ import type {
   ItemBody,
   JobBody,
   JobsBody,
+  Model,
   Prediction,
   ResultsBody,
 } from '@sluice/contract';
 import { errorOf, SluiceError } from './error.js';
 import { linesOf } from './lines.js';
 
-export type { Accepted, Account, Analysis, ItemBody, JobBody, Prediction } from '@sluice/contract';
+export type { Accepted, Account, Analysis, ItemBody, JobBody, Model, Prediction } from '@sluice/contract';
 
 export interface ClientOptions {
   /** Where Sluice is, such as `http://localhost:8000`. */
@@ -184,6 +185,11 @@ export class Sluice {
   /** What the key may do, and what is left of its limits. @throws SluiceError */
   me(options: CallOptions = {}): Promise<Account> {
     return this.#get('/me', options);
+  }
+
+  /** The configured models, with what live workers say of them. @throws SluiceError */
+  models(options: CallOptions = {}): Promise<Model[]> {
+    return this.#get('/models', options);
   }
 
   async #work<T>(path: string, body: object, { model, timeoutSeconds, signal }: WorkOptions): Promise<T> {

@@ -16,12 +16,9 @@ export const modelSchema = z
         description: 'What runs it: a score may depend on its version',
         examples: ['onnxruntime 1.30.0'],
       }),
-    batching: z
-      .boolean()
-      .nullable()
-      .meta({
-        description: "Whether texts run together: only where scores do not change with a text's company",
-      }),
+    batching: z.boolean().nullable().meta({
+      description: "Whether texts run together: only where scores do not change with a text's company",
+    }),
     default: z.boolean().meta({ description: 'Whether it serves requests that name no model' }),
     workers: z.int().min(0).meta({ description: 'Live ones that serve it' }),
   })

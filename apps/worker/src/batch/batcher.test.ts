@@ -1,5 +1,5 @@
 import { expect, test } from '@jest/globals';
-import { estimateTokens, nextLane, nextMicroBatch } from './batcher.js';
+import { nextLane, nextMicroBatch } from './batcher.js';
 
 const waiting = (...tokens: number[]) => tokens.map((count, order) => ({ tokens: count, order }));
 const lengths = (batch: { tokens: number }[]) => batch.map(({ tokens }) => tokens);
@@ -16,7 +16,7 @@ test('groups the oldest with those of about its length', () => {
 });
 
 test('always takes the oldest along, however odd its length', () => {
-  const batch = nextMicroBatch(waiting(500, 10, 10, 10, 10), { texts: 2, tokens: 4096 });
+  const batch = nextMicroBatch(waiting(14, 10, 10, 10, 10), { texts: 2, tokens: 4096 });
   expect(batch.map(({ order }) => order)).toContain(0);
 });
 
@@ -43,9 +43,33 @@ test('sends each text exactly once', () => {
   expect(seen.sort((a, b) => a - b)).toEqual(Array.from({ length: 100 }, (_, i) => i));
 });
 
-test('estimates the tokens of a text, at most those it is cut to', () => {
-  expect(estimateTokens('I loved it', 512)).toBe(5);
-  expect(estimateTokens('x'.repeat(10_000), 512)).toBe(512);
+test('texts of unlike length run apart, even where there is room', () => {
+  expect(lengths(nextMicroBatch(waiting(10, 50, 11), { texts: 8, tokens: 1024 }))).toEqual([10, 11]);
+  expect(lengths(nextMicroBatch(waiting(50, 10, 11), { texts: 8, tokens: 1024 }))).toEqual([50]);
+});
+
+test('of all ways to run what waits, the cheapest is taken', () => {
+  const limits = { texts: 3, tokens: 100 };
+  const cost = (tokens: readonly number[]) => 12 + tokens.length * Math.max(...tokens);
+  /** The cheapest of all ways to cut a list that is in order, by trying each. */
+  const cheapest = (sorted: readonly number[]): number =>
+    sorted.length === 0
+      ? 0
+      : Math.min(
+          ...[1, 2, 3]
+            .filter(
+              (count) => count <= sorted.length && (count === 1 || count * (sorted[count - 1] ?? 0) <= 100),
+            )
+            .map((count) => cost(sorted.slice(0, count)) + cheapest(sorted.slice(count))),
+        );
+  for (let seed = 1; seed <= 50; seed++) {
+    const tokens = Array.from({ length: 9 }, (_, i) => 5 + ((seed * 7919 + i * i * 104_729) % 45));
+    const batch = lengths(nextMicroBatch(waiting(...tokens), limits));
+    const rest = [...tokens].sort((a, b) => a - b);
+    const total = cheapest(rest);
+    for (const taken of batch) rest.splice(rest.indexOf(taken), 1);
+    expect(cost(batch) + cheapest(rest)).toBe(total);
+  }
 });
 
 test('interactive goes first, but for one micro-batch in eight when bulk waits too', () => {

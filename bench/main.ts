@@ -1,0 +1,252 @@
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
+import { Rig, root } from '../tests/harness.js';
+import { bare } from './bare.js';
+import { batchPerSecond, during } from './batch.js';
+import { chart } from './chart.js';
+import { memory, startSeconds } from './footprint.js';
+import { type Load, load } from './load.js';
+import { openLoop, peak } from './overload.js';
+import { queuePath } from './queue.js';
+import { atLeast, atMost, type Curve, machine, median, type Results, type Row, table } from './report.js';
+import { fastApi, hasFastApi, MANY, sluice, type Target } from './targets.js';
+
+const PARTS = ['serve', 'batch', 'queue', 'workers', 'overload', 'memory', 'start'] as const;
+type Part = (typeof PARTS)[number];
+
+const { values: options } = parseArgs({
+  options: {
+    rounds: { type: 'string', default: '5' },
+    seconds: { type: 'string', default: '8' },
+    only: { type: 'string', default: PARTS.join() },
+    /** Writes docs/bench.json, docs/bench.svg and the table of the README. */
+    write: { type: 'boolean', default: false },
+  },
+});
+const rounds = Number(options.rounds);
+const seconds = Number(options.seconds);
+const parts = new Set(options.only.split(','));
+
+const sentences = fileURLToPath(new URL('sentences.txt', import.meta.url));
+const texts = readFileSync(sentences, 'utf8').trim().split('\n');
+const many = (count: number) => Array.from({ length: count }, (_, i) => texts[i % texts.length] ?? '');
+
+const say = (line: string) => process.stdout.write(`${line}\n`);
+const missing: string[] = [];
+let curves: Curve[] = [];
+const rows = new Map<string, Row>();
+/** Adds what a round measured to its row. */
+function note(what: string, value: number, unit = '', target?: Row['target']): void {
+  const row = rows.get(what) ?? { what, unit, values: [], ...(target ? { target } : {}) };
+  row.values.push(value);
+  rows.set(what, row);
+}
+
+const CLIENTS = [1, 4, 16, 64, 256];
+
+/** Requests by number of clients, against the peers and the bare pipeline. */
+async function serve(): Promise<void> {
+  const targets: Target[] = [sluice, ...(hasFastApi() ? [fastApi(1), fastApi(2)] : [])];
+  if (!hasFastApi()) missing.push('FastAPI (it could not be installed)');
+  const seen = new Map(targets.map(({ name }) => [name, new Map<number, Load[]>()]));
+  for (let round = 1; round <= rounds; round++) {
+    const ceiling = await bare(sentences, { processes: 2, size: 8, seconds });
+    const alone = await bare(sentences, { processes: 1, size: 1, seconds });
+    const at = new Map<string, Map<number, Load>>();
+    for (const target of targets) {
+      const server = await target.start();
+      await load(server, sentences, { clients: 64, seconds: 3 });
+      const loads = new Map<number, Load>();
+      for (const clients of CLIENTS) {
+        const result = await load(server, sentences, { clients, seconds });
+        loads.set(clients, result);
+        const before = seen.get(target.name)?.get(clients) ?? [];
+        seen.get(target.name)?.set(clients, [...before, result]);
+      }
+      await server.stop();
+      at.set(target.name, loads);
+      say(
+        `  round ${round}, ${target.name}: ${[...loads].map(([clients, { requests, seconds: took }]) => `${clients} → ${(requests / took).toFixed(0)}/s`).join(', ')}`,
+      );
+    }
+    const rate = (name: string, clients: number) => {
+      const { requests, seconds: took } = at.get(name)?.get(clients) ?? { requests: 0, seconds: 1 };
+      return requests / took;
+    };
+    const own = at.get(sluice.name);
+    note('bare pipeline, two processes, length-sorted 8', ceiling.perSecond, 'texts/s');
+    for (const { name } of targets) note(`requests/s at 64 clients: ${name}`, rate(name, 64), '/s');
+    note('… against the bare ceiling', rate(sluice.name, 64) / ceiling.perSecond, '', atLeast(0.85));
+    if (targets.length > 1) {
+      const best = Math.max(...targets.slice(1).map(({ name }) => rate(name, 64)));
+      note('… against the best FastAPI', rate(sluice.name, 64) / best, '', atLeast(1.4));
+    }
+    note(
+      'p50 at 1 client, less that of the bare pipeline alone',
+      (own?.get(1)?.p50 ?? 0) - alone.p50,
+      'ms',
+      atMost(2),
+    );
+    note(
+      'p99 at 64 clients, in times p50',
+      (own?.get(64)?.p99 ?? 0) / (own?.get(64)?.p50 ?? 1),
+      '',
+      atMost(2),
+    );
+  }
+  curves = [...seen].map(([name, loads]) => ({
+    name,
+    points: [...loads].map(([clients, results]) => ({
+      clients,
+      perSecond: median(results.map(({ requests, seconds: took }) => requests / took)),
+      p50: median(results.map(({ p50 }) => p50)),
+      p99: median(results.map(({ p99 }) => p99)),
+    })),
+  }));
+}
+
+/** A batch against the bare pipeline, and what it does to those who wait. */
+async function batch(): Promise<void> {
+  for (let round = 1; round <= rounds; round++) {
+    const before = await bare(sentences, { processes: 2, size: 8, seconds });
+    const server = await sluice.start();
+    await load(server, sentences, { clients: 64, seconds: 3 });
+    const perSecond = await batchPerSecond(server, many(20_000));
+    await server.stop();
+    const after = await bare(sentences, { processes: 2, size: 8, seconds });
+    note('batch of 20,000 texts', perSecond, 'texts/s');
+    note(
+      '… against the bare ceiling',
+      perSecond / ((before.perSecond + after.perSecond) / 2),
+      '',
+      atLeast(0.92),
+    );
+    const interactive = await sluice.start();
+    await load(interactive, sentences, { clients: 64, seconds: 3 });
+    const quiet = await load(interactive, sentences, { clients: 8, seconds });
+    const busy = await during(interactive, many(100_000), () =>
+      load(interactive, sentences, { clients: 8, seconds }),
+    );
+    await interactive.stop();
+    note(
+      'interactive p99 (8 clients) while a batch runs, in times that without',
+      busy.p99 / quiet.p99,
+      '',
+      atMost(2),
+    );
+  }
+}
+
+async function queue(): Promise<void> {
+  for (let round = 1; round <= rounds; round++) {
+    const { sluice: own, bullmq } = await queuePath(256, seconds);
+    note('round trips/s through the queue, 256 in flight', own, '/s');
+    note('… against a bare BullMQ queue', own / bullmq, '', atLeast(0.7));
+  }
+}
+
+/** Two workers of one model process each against one; texts long enough that the model is what counts. */
+async function workers(): Promise<void> {
+  const folder = mkdtempSync(join(tmpdir(), 'sluice-bench-'));
+  const long = join(folder, 'long.txt');
+  writeFileSync(long, texts.map((_, i) => texts.slice(i, i + 8).join(' ')).join('\n'));
+  const perSecond = async (count: number) => {
+    const rig = await Rig.start({ quiet: true });
+    const key = await rig.key({ limits: [{ limit: MANY, windowSeconds: 60 }] });
+    const { url } = await rig.gateway();
+    await Promise.all(Array.from({ length: count }, () => rig.worker({ MODEL_PROCESSES: '1' })));
+    await load({ url, key }, long, { clients: 32, seconds: 3 });
+    const { requests, seconds: took } = await load({ url, key }, long, { clients: 32, seconds });
+    await rig.close();
+    return requests / took;
+  };
+  for (let round = 1; round <= rounds; round++) {
+    const [one, two] = [await perSecond(1), await perSecond(2)];
+    note('two workers against one', two / one, '', atLeast(1.7));
+  }
+  rmSync(folder, { recursive: true });
+}
+
+/** Twice the peak for a minute, then nothing, then again. */
+async function overload(): Promise<void> {
+  const server = await sluice.start();
+  await peak(server, texts, 3);
+  const most = await peak(server, texts, 10);
+  const twice = { perSecond: 2 * most, stretchSeconds: 10 };
+  const [, ...steady] = await openLoop(server, texts, { ...twice, seconds: 60 });
+  const again = await openLoop(server, texts, { ...twice, seconds: 20 });
+  await server.stop();
+  // The first stretch also fills the queue.
+  for (const stretch of [...steady, ...again.slice(1)]) {
+    note(
+      'under twice the peak: answers/s against the peak',
+      stretch.answeredPerSecond / most,
+      '',
+      atLeast(0.9),
+    );
+    note('… 408s', 100 * stretch.late, '%', atMost(1));
+    note('… 503s', 100 * stretch.refused, '%');
+    note('… p50 of a 503', stretch.refusal.p50, 'ms', atMost(50));
+    note('… p99 of a 503', stretch.refusal.p99, 'ms');
+    note('… p99 of an answer', stretch.answered.p99, 'ms', atMost(5_000));
+  }
+}
+
+async function footprint(): Promise<void> {
+  const looks = await memory(sentences, 100_000);
+  say(
+    `  ${looks.map(({ requests, gateway, worker, modelProcess }) => `${requests}: ${[gateway, worker, modelProcess].map(Math.round).join('/')} MB`).join(', ')}`,
+  );
+  const last = looks.at(-1);
+  if (last === undefined) return;
+  note('resident memory after 100,000 requests: gateway', last.gateway, 'MB', atMost(130));
+  note('… worker', last.worker, 'MB', atMost(130));
+  note('… model process', last.modelProcess, 'MB', atMost(250));
+}
+
+async function start(): Promise<void> {
+  for (let round = 1; round <= rounds; round++) {
+    note('from `npm start` (installed, built) to ready', await startSeconds(), 's', atMost(3));
+  }
+}
+
+const run: Record<Part, () => Promise<void>> = {
+  serve,
+  batch,
+  queue,
+  workers,
+  overload,
+  memory: footprint,
+  start,
+};
+for (const part of PARTS) {
+  if (!parts.has(part)) continue;
+  say(`• ${part}`);
+  await run[part]();
+}
+const results: Results = {
+  date: new Date().toISOString().slice(0, 10),
+  machine: machine(),
+  missing,
+  rows: [...rows.values()],
+  curves,
+};
+const { processor, cores, memory_gb, node, redis } = results.machine;
+const caption = `${results.date}, ${processor}, ${cores} cores, ${memory_gb} GB, Node ${node}, Redis ${redis}; medians of ${rounds} rounds`;
+say(`\n${caption}\n\n${table(results.rows)}`);
+for (const name of missing) say(`Missing: ${name}`);
+if (options.write) {
+  writeFileSync(join(root, 'docs/bench.json'), `${JSON.stringify(results, null, 2)}\n`);
+  if (curves.length > 0) writeFileSync(join(root, 'docs/bench.svg'), chart(curves, caption));
+  const readme = join(root, 'README.md');
+  const text = readFileSync(readme, 'utf8');
+  const block = /(<!-- bench -->\n)[\s\S]*?(\n<!-- \/bench -->)/;
+  writeFileSync(
+    readme,
+    text.replace(block, (_, begin, end) => `${begin}\n${caption}.\n\n${table(results.rows)}\n${end}`),
+  );
+}
+process.exit(0);

@@ -1,0 +1,47 @@
+// `npm run bench`: sets up what is missing, its peers too, and runs bench/main.ts. Arguments go there.
+// Node built-ins only: this runs before anything is installed.
+import { spawnSync } from 'node:child_process';
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import { ensureRedisServer } from './redis.mjs';
+import { prepare, root, run, SetupError, say } from './setup.mjs';
+
+const python = join(root, 'bench/.venv/bin/python');
+
+/** wrk makes the load: on a machine that it shares with the servers it must cost little. */
+function ensureWrk() {
+  const has = () => spawnSync('wrk', ['--version'], { stdio: 'ignore' }).error === undefined;
+  if (has()) return;
+  if (process.getuid?.() === 0 && existsSync('/usr/bin/apt-get')) {
+    say('Installing wrk');
+    run('apt-get', ['update', '-q']);
+    run('apt-get', ['install', '-yq', '--no-install-recommends', 'wrk']);
+  }
+  if (!has())
+    throw new SetupError('The benchmark needs wrk (https://github.com/wg/wrk): apt-get or brew install wrk');
+}
+
+/** The FastAPI peer in a virtual environment of its own. Without it the benchmark says that it is missing. */
+function tryFastApi() {
+  if (existsSync(python)) return;
+  say('Installing FastAPI and onnxruntime into bench/.venv');
+  try {
+    run('python3', ['-m', 'venv', 'bench/.venv']);
+    run(python, ['-m', 'pip', 'install', '-q', '-r', 'bench/fastapi/requirements.txt']);
+  } catch (error) {
+    if (!(error instanceof SetupError)) throw error;
+    say(`FastAPI is missing from this run: ${error.message}`);
+  }
+}
+
+try {
+  prepare();
+  ensureRedisServer();
+  ensureWrk();
+  tryFastApi();
+  run(process.execPath, ['--import', 'tsx', 'bench/main.ts', ...process.argv.slice(2)]);
+} catch (error) {
+  if (!(error instanceof SetupError)) throw error;
+  console.error(`✗ ${error.message}`);
+  process.exitCode = 1;
+}
