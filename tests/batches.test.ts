@@ -89,7 +89,8 @@ async function batchKeys(): Promise<string[]> {
   const all = await rig.redis.keys('*');
   return all
     .filter(
-      (name) => !/^\{sluice\}:(key:|keys$|limit:|guesses:|replies:|worker:|workers$|sweeper$)/.test(name),
+      (name) =>
+        !/^\{sluice\}:(key:|keys$|limit:|guesses:|replies:|worker:|workers$|waiting:|sweeper$)/.test(name),
     )
     .filter((name) => !/-(bulk|interactive):(meta|events|marker|stalled-check|id|stalled)$/.test(name))
     .sort();

@@ -32,12 +32,20 @@ async function onlyProcess(worker: App): Promise<number> {
   return pid;
 }
 
+const queueOf = () =>
+  new Queue(queueName('minilm-l6-sst2', 'interactive'), { connection: rig.redis, prefix: '{sluice}' });
+
+/** The texts of every job in the queue, taken or not. */
+async function textsInJobs(): Promise<string[]> {
+  const queue = queueOf();
+  const jobs = await queue.getJobs(['waiting', 'active']);
+  await queue.close();
+  return jobs.flatMap(({ data }) => data.texts.map(({ text }: { text: string }) => text));
+}
+
 /** A queue as BullMQ sees it. */
 async function counts() {
-  const queue = new Queue(queueName('minilm-l6-sst2', 'interactive'), {
-    connection: rig.redis,
-    prefix: '{sluice}',
-  });
+  const queue = queueOf();
   const { active = 0, waiting = 0, failed = 0 } = await queue.getJobCounts('active', 'waiting', 'failed');
   await queue.close();
   return { active, waiting, failed };
@@ -49,7 +57,8 @@ test('texts whose model process is stopped under them are all answered within th
   // While the first runs the others gather; they then run together.
   const first = predict('«slow:400» first');
   await until('the first text runs', async () => (await counts()).active === 1);
-  const others = ['fine', 'awful', '«slow:800» so so', 'good', 'bad', 'great'].map((text) => predict(text));
+  // Of one length, so that they go together.
+  const others = [1, 1, 800, 1, 1, 1].map((ms) => predict(`«slow:${ms}» so so`));
   expect((await first).status).toBe(200);
   process.kill(stopped, 'SIGSTOP');
 
@@ -119,12 +128,15 @@ test('a text that kills its model process twice, or that the model refuses, gets
 });
 
 test("a killed worker's texts are answered by another within the deadline", async () => {
-  const small = { MICRO_BATCH_TEXTS: '2' };
+  const small = { MICRO_BATCH_TEXTS: '1' };
   const killed = await faultyWorker(small);
   await faultyWorker(small);
-  const answers = Array.from({ length: 6 }, (_, i) => predict(`«slow:500» number ${i}`));
-  // Each worker holds two at most, so both have work.
-  await until('both workers have work', async () => (await counts()).active === 4);
+  const answers: ReturnType<typeof predict>[] = [];
+  for (let jobs = 1; jobs <= 6; jobs++) {
+    answers.push(predict(`«slow:400» number ${jobs}`));
+    await until('it is a job of its own', async () => (await counts()).active === jobs);
+  }
+  // A worker holds four texts at most, so both have work.
   killed.child.kill('SIGKILL');
   const done = await Promise.all(answers);
   expect(done.map(({ status }) => status)).toEqual([200, 200, 200, 200, 200, 200]);
@@ -133,24 +145,87 @@ test("a killed worker's texts are answered by another within the deadline", asyn
 
 test('a caller that hangs up takes its waiting job with it', async () => {
   await faultyWorker({ MICRO_BATCH_TEXTS: '1' });
-  const running = predict('«slow:1500» long');
-  await until('the first text runs', async () => (await counts()).active === 1);
+  const held: ReturnType<typeof predict>[] = [];
+  for (let jobs = 1; jobs <= 4; jobs++) {
+    held.push(predict('«slow:600» long'));
+    await until('the worker has it', async () => (await counts()).active === jobs);
+  }
   const hangUp = new AbortController();
   const waiting = post(`${url}/predict`, key, { text: 'never mind' }, hangUp.signal).catch(() => 'gone');
   await until('the second text waits', async () => (await counts()).waiting === 1);
   hangUp.abort();
   expect(await waiting).toBe('gone');
   await until('its job is gone', async () => (await counts()).waiting === 0, 1_000);
-  expect((await counts()).active).toBe(1);
-  expect((await running).status).toBe(200);
+  for (const { status } of await Promise.all(held)) expect(status).toBe(200);
+});
+
+test('a caller that hangs up takes its text out of a job that it shares', async () => {
+  const worker = await faultyWorker();
+  expect((await predict('fine')).status).toBe(200);
+  worker.child.kill('SIGSTOP');
+  const hangUp = new AbortController();
+  // The first goes at once, those that come meanwhile go together.
+  const answers = ['one', 'two', 'three'].map((text) => predict(text));
+  const gone = ['«hang»', '«crash»'].map((text) =>
+    post(`${url}/predict`, key, { text }, hangUp.signal).catch(() => 'gone'),
+  );
+  await until('all are in the queue', async () => (await textsInJobs()).length === 5);
+  const { active, waiting } = await counts();
+  expect(active + waiting).toBeLessThan(5);
+  hangUp.abort();
+  expect(await Promise.all(gone)).toEqual(['gone', 'gone']);
+  await until('theirs are out', async () => (await textsInJobs()).length === 3, 1_000);
+  expect((await textsInJobs()).sort()).toEqual(['one', 'three', 'two']);
+  worker.child.kill('SIGCONT');
+  for (const { status } of await Promise.all(answers)) expect(status).toBe(200);
+  expect(worker.output).not.toMatch(/hung|crashed/);
+});
+
+test('texts of one job that hang, crash or are refused do not take the others with them', async () => {
+  const worker = await faultyWorker();
+  expect((await predict('fine')).status).toBe(200);
+  worker.child.kill('SIGSTOP');
+  const answers = ['good', '«crash»', 'bad', '«refuse»', 'great'].map((text) => predict(text));
+  await until('they are in the queue', async () => {
+    const { active, waiting } = await counts();
+    return active + waiting >= 1;
+  });
+  worker.child.kill('SIGCONT');
+  const done = await Promise.all(answers);
+  expect(done.map(({ status }) => status)).toEqual([200, 500, 200, 500, 200]);
+});
+
+test('a text that comes from a gateway of the version before is answered in its version', async () => {
+  await faultyWorker();
+  const stream = '{sluice}:replies:earlier';
+  await rig.redis.xadd(stream, '*', 'opened', '1');
+  const queue = queueOf();
+  const text = { id: 'one', text: 'fine', topK: 1, deadlineMs: Date.now() + 5_000 };
+  await queue.add('text', { v: 1, ...text, gatewayId: 'earlier' });
+  await until('there is a reply', async () => (await rig.redis.xlen(stream)) === 2);
+  await queue.close();
+  const [, [, fields] = ['', []]] = await rig.redis.xrange(stream, '-', '+');
+  expect(JSON.parse(fields[1] ?? '')).toMatchObject({ v: 1, id: 'one', outcome: { kind: 'answer' } });
+});
+
+test('two workers share what waits', async () => {
+  const small = { MICRO_BATCH_TEXTS: '1' };
+  const seconds = async () => {
+    const startMs = performance.now();
+    const done = await Promise.all(Array.from({ length: 24 }, (_, i) => predict(`«slow:100» number ${i}`)));
+    expect(done.map(({ status }) => status)).toEqual(done.map(() => 200));
+    return (performance.now() - startMs) / 1000;
+  };
+  await faultyWorker(small);
+  const alone = await seconds();
+  await faultyWorker(small);
+  // Half of it, and no more than two texts' time for the end, where one has nothing more to do.
+  expect(await seconds()).toBeLessThan(0.5 * alone + 0.25);
 });
 
 test('a job that nobody could have put there fails and harms nobody', async () => {
   await faultyWorker();
-  const queue = new Queue(queueName('minilm-l6-sst2', 'interactive'), {
-    connection: rig.redis,
-    prefix: '{sluice}',
-  });
+  const queue = queueOf();
   await queue.add('text', { rubbish: true });
   await until('it has failed', async () => (await counts()).failed === 1);
   await queue.close();
@@ -160,7 +235,7 @@ test('a job that nobody could have put there fails and harms nobody', async () =
 test('a reconnect of every Redis connection loses no reply', async () => {
   await faultyWorker({ MODEL_PROCESSES: '2' });
   const answers = Array.from({ length: 12 }, (_, i) => predict(`«slow:600» number ${i}`));
-  await until('the texts run', async () => (await counts()).active >= 8);
+  await until('all are in the queue', async () => (await textsInJobs()).length === 12);
   await rig.redis.call('CLIENT', 'KILL', 'TYPE', 'normal', 'SKIPME', 'yes');
   const done = await Promise.all(answers);
   expect(done.map(({ status }) => status)).toEqual(answers.map(() => 200));

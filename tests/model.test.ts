@@ -1,4 +1,4 @@
-import { createReadStream } from 'node:fs';
+import { createReadStream, readFileSync } from 'node:fs';
 import { access } from 'node:fs/promises';
 import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
@@ -7,7 +7,11 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from '@jest/globals';
 import { post, Rig, request, root, until } from './harness.js';
 
-/** Serves the bundled files in the layout of the Hub, under another name, as `acme/sentiment`. */
+/** Serves models in the layout of the Hub: the bundled one as `acme/sentiment`, one that tests/data/dynamic.py makes. */
+const hubFolders: Record<string, string> = {
+  sentiment: 'models/minilm-l6-sst2',
+  dynamic: 'tests/data/dynamic',
+};
 let hub: Server;
 let hubUrl: string;
 let asked: string[] = [];
@@ -16,8 +20,9 @@ beforeAll(async () => {
   hub = createServer(async (request, response) => {
     // A range asks only how long a file is.
     asked.push(`${request.headers.range ? 'RANGE' : request.method} ${request.url}`);
-    const [, file] = /^\/acme\/sentiment\/resolve\/(?:v1|main)\/(.+)$/.exec(request.url ?? '') ?? [];
-    const path = join(root, 'models/minilm-l6-sst2', file ?? 'none');
+    const [, model = '', file = 'none'] =
+      /^\/acme\/(\w+)\/resolve\/(?:v1|main)\/(.+)$/.exec(request.url ?? '') ?? [];
+    const path = join(root, hubFolders[model] ?? 'none', file);
     const { size } = await access(path)
       .then(() => import('node:fs/promises'))
       .then(({ stat }) => stat(path))
@@ -122,4 +127,55 @@ test('a worker tells whoever watches it how it is, and a second one on the machi
   expect((await at('/health')).status).toBe(200);
   process.kill(rig.redisPid, 'SIGCONT');
   await until('it is ready again', async () => (await at('/ready')).status === 200);
+});
+
+const models = async (url: string, key: string) =>
+  (await request(`${url}/models`, { headers: { 'X-API-Key': key } })).body;
+
+test('what live workers say of the model is told', async () => {
+  const [{ url }, key] = await Promise.all([rig.gateway(), rig.key()]);
+  const known = { id: 'minilm-l6-sst2', task: 'text-classification', revision: 'main', default: true };
+  expect(await models(url, key)).toEqual([
+    { ...known, labels: null, max_tokens: null, dtype: null, runtime: null, batching: null, workers: 0 },
+  ]);
+  expect((await request(`${url}/models`)).status).toBe(401);
+  const worker = await rig.worker({ MODEL_PROCESSES: '1' });
+  await rig.worker({ MODEL_PROCESSES: '1' });
+  const { version } = JSON.parse(
+    readFileSync(join(root, 'node_modules/onnxruntime-node/package.json'), 'utf8'),
+  );
+  expect(await models(url, key)).toEqual([
+    {
+      ...known,
+      labels: ['NEGATIVE', 'POSITIVE'],
+      max_tokens: 512,
+      dtype: 'q8',
+      runtime: `onnxruntime ${version}`,
+      batching: true,
+      workers: 2,
+    },
+  ]);
+  await worker.stop();
+  expect((await models(url, key))[0].workers).toBe(1);
+});
+
+test('a model whose scores change with the company of a text is not batched, and says so', async () => {
+  const remote = { MODEL: 'acme/dynamic', HF_ENDPOINT: hubUrl, MODEL_PROCESSES: '1' };
+  const [{ url }, worker, key] = await Promise.all([rig.gateway(remote), rig.worker(remote), rig.key()]);
+  expect(worker.output).toContain(
+    'Scores of this model change with the company of a text: it is not batched',
+  );
+  expect((await models(url, key))[0]).toMatchObject({ batching: false, max_tokens: 128 });
+  const texts = [
+    'good',
+    'the plot was bad but i loved it',
+    'terrible',
+    'good minute',
+    'it is so bad',
+    'loved this',
+  ];
+  const alone: unknown[] = [];
+  for (const text of texts) alone.push((await post(`${url}/analyze`, key, { text, top_k: 2 })).body);
+  const together = await Promise.all(texts.map((text) => post(`${url}/analyze`, key, { text, top_k: 2 })));
+  expect(together.map(({ body }) => body)).toEqual(alone);
 });

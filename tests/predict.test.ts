@@ -126,7 +126,7 @@ test('what needs no key', async () => {
   expect((await request(path('/health'))).body).toEqual({ status: 'ok' });
   expect((await request(path('/ready'))).body).toEqual({ status: 'ready', workers: 1 });
   const document = (await request(path('/openapi.json'))).body;
-  expect([document.openapi, Object.keys(document.paths).length]).toEqual(['3.1.0', 14]);
+  expect([document.openapi, Object.keys(document.paths).length]).toEqual(['3.1.0', 15]);
   const docs = await request(path('/docs'));
   expect(docs.headers.get('content-type')).toMatch(/text\/html/);
   for (const [, link] of docs.body.matchAll(/(?:src|href)="([^"]+)"/g)) {

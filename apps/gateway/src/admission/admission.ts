@@ -53,25 +53,36 @@ export class Admission {
   }
 
   /**
-   * Passes when a live worker serves the model and can be expected to answer in time. What was seen lately is enough to
-   * let in, not to refuse for want of a worker.
-   * @param timeoutMs from now to the deadline
-   * @throws Problem `no_worker`, `overloaded` or `unavailable`
+   * Passes when a live worker serves the model. What was seen lately is enough to let in, not to refuse.
+   * @throws Problem `no_worker` or `unavailable`
    */
-  async admit(timeoutMs: number): Promise<void> {
-    const { model, waiting } = this.#options;
-    const serves = (worker: Heartbeat) => worker.model === model;
-    if (!this.#workers.some(serves) && !(await fromRedis(this.workers())).some(serves)) {
-      throw new Problem('no_worker');
+  async ensureWorker(): Promise<void> {
+    if (this.#serving.length > 0) return;
+    await fromRedis(this.workers());
+    if (this.#serving.length === 0) throw new Problem('no_worker');
+  }
+
+  /**
+   * Passes when an answer can be expected in time. Not to be awaited: whoever passes has to wait from this moment on, or
+   * those who come at the same time would not be counted.
+   * @param timeoutMs from now to the deadline
+   * @throws Problem `overloaded`
+   */
+  admit(timeoutMs: number): void {
+    let textsPerSecond = 0;
+    for (const worker of this.#serving) {
+      // One of an earlier version does not tell.
+      if (worker.textsPerSecond === undefined) return;
+      textsPerSecond += worker.textsPerSecond;
     }
-    const rates = this.#workers.filter(serves).map(({ textsPerSecond }) => textsPerSecond);
-    // A worker of an earlier version does not tell.
-    if (rates.includes(undefined)) return;
-    const textsPerSecond = rates.reduce<number>((sum, rate) => sum + (rate ?? 0), 0);
-    const waitMs = (1000 * (this.#elsewhere + waiting())) / textsPerSecond;
+    const waitMs = (1000 * (this.#elsewhere + this.#options.waiting())) / textsPerSecond;
     const tooLateMs = waitMs - USABLE * timeoutMs;
     if (tooLateMs <= 0) return;
     throw new Problem('overloaded', { headers: { 'Retry-After': String(Math.ceil(tooLateMs / 1000)) } });
+  }
+
+  get #serving(): Heartbeat[] {
+    return this.#workers.filter(({ model }) => model === this.#options.model);
   }
 
   close(): void {

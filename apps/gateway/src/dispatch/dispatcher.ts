@@ -12,8 +12,8 @@ import type { Queue, Job as QueuedJob } from 'bullmq';
 import { CallerGone, fromRedis, Problem } from '../errors/problem.js';
 import type { Inbox } from './inbox.js';
 
-/** Most texts of a job: as many as a model process runs at once by default, so that workers share a burst. */
-const TEXTS_PER_JOB = 8;
+/** Most texts of a job: few, so that workers share a burst of them evenly; under load there are about three anyway. */
+const TEXTS_PER_JOB = 4;
 
 interface Request {
   text: string;

@@ -31,7 +31,8 @@ export function predictionRoutes({
       });
     }
     const timeoutMs = (body.timeout_seconds ?? requestTimeoutSeconds) * 1000;
-    await admission.admit(timeoutMs);
+    await admission.ensureWorker();
+    admission.admit(timeoutMs);
     return answerOf(await dispatcher.submit({ text: body.text, topK, timeoutMs, signal }));
   }
 
