@@ -77,21 +77,30 @@ async function serve(): Promise<void> {
       return requests / took;
     };
     const own = at.get(sluice.name);
-    note('bare pipeline, two processes, length-sorted 8', ceiling.perSecond, 'texts/s');
-    for (const { name } of targets) note(`requests/s at 64 clients: ${name}`, rate(name, 64), '/s');
-    note('… against the bare ceiling', rate(sluice.name, 64) / ceiling.perSecond, '', atLeast(0.85));
+    note(
+      'bare ceiling: the pipeline in two processes, sorted by length, 8 at once',
+      ceiling.perSecond,
+      'texts/s',
+    );
+    for (const { name } of targets) note(`${name} at 64 clients`, rate(name, 64), '/s');
+    note(
+      'Sluice at 64 clients against the bare ceiling',
+      rate(sluice.name, 64) / ceiling.perSecond,
+      '',
+      atLeast(0.85),
+    );
     if (targets.length > 1) {
       const best = Math.max(...targets.slice(1).map(({ name }) => rate(name, 64)));
-      note('… against the best FastAPI', rate(sluice.name, 64) / best, '', atLeast(1.4));
+      note('Sluice at 64 clients against the best FastAPI', rate(sluice.name, 64) / best, '', atLeast(1.4));
     }
     note(
-      'p50 at 1 client, less that of the bare pipeline alone',
+      'Sluice at 1 client: p50, less that of the bare pipeline alone',
       (own?.get(1)?.p50 ?? 0) - alone.p50,
       'ms',
       atMost(2),
     );
     note(
-      'p99 at 64 clients, in times p50',
+      'Sluice at 64 clients: p99 in times p50',
       (own?.get(64)?.p99 ?? 0) / (own?.get(64)?.p50 ?? 1),
       '',
       atMost(2),
@@ -119,7 +128,7 @@ async function batch(): Promise<void> {
     const after = await bare(sentences, { processes: 2, size: 8, seconds });
     note('batch of 20,000 texts', perSecond, 'texts/s');
     note(
-      '… against the bare ceiling',
+      'batch of 20,000 texts against the bare ceiling',
       perSecond / ((before.perSecond + after.perSecond) / 2),
       '',
       atLeast(0.92),
@@ -131,20 +140,15 @@ async function batch(): Promise<void> {
       load(interactive, sentences, { clients: 8, seconds }),
     );
     await interactive.stop();
-    note(
-      'interactive p99 (8 clients) while a batch runs, in times that without',
-      busy.p99 / quiet.p99,
-      '',
-      atMost(2),
-    );
+    note('8 clients while a batch runs: p99 in times that without', busy.p99 / quiet.p99, '', atMost(2));
   }
 }
 
 async function queue(): Promise<void> {
   for (let round = 1; round <= rounds; round++) {
     const { sluice: own, bullmq } = await queuePath(256, seconds);
-    note('round trips/s through the queue, 256 in flight', own, '/s');
-    note('… against a bare BullMQ queue', own / bullmq, '', atLeast(0.7));
+    note('queue path alone, 256 in flight', own, '/s');
+    note('queue path against a bare BullMQ queue', own / bullmq, '', atLeast(0.7));
   }
 }
 
@@ -182,16 +186,16 @@ async function overload(): Promise<void> {
   // The first stretch also fills the queue.
   for (const stretch of [...steady, ...again.slice(1)]) {
     note(
-      'under twice the peak: answers/s against the peak',
+      'twice the peak for a minute: answers against the peak',
       stretch.answeredPerSecond / most,
       '',
       atLeast(0.9),
     );
-    note('… 408s', 100 * stretch.late, '%', atMost(1));
-    note('… 503s', 100 * stretch.refused, '%');
-    note('… p50 of a 503', stretch.refusal.p50, 'ms', atMost(50));
-    note('… p99 of a 503', stretch.refusal.p99, 'ms');
-    note('… p99 of an answer', stretch.answered.p99, 'ms', atMost(5_000));
+    note('twice the peak: 408s', 100 * stretch.late, '%', atMost(1));
+    note('twice the peak: 503s', 100 * stretch.refused, '%');
+    note('twice the peak: p50 of a 503', stretch.refusal.p50, 'ms', atMost(50));
+    note('twice the peak: p99 of a 503', stretch.refusal.p99, 'ms');
+    note('twice the peak: p99 of an answer', stretch.answered.p99, 'ms', atMost(5_000));
   }
 }
 
@@ -202,9 +206,9 @@ async function footprint(): Promise<void> {
   );
   const last = looks.at(-1);
   if (last === undefined) return;
-  note('resident memory after 100,000 requests: gateway', last.gateway, 'MB', atMost(130));
-  note('… worker', last.worker, 'MB', atMost(130));
-  note('… model process', last.modelProcess, 'MB', atMost(250));
+  note('gateway after 100,000 requests: resident memory', last.gateway, 'MB', atMost(130));
+  note('worker: the same', last.worker, 'MB', atMost(130));
+  note('model process: the same', last.modelProcess, 'MB', atMost(250));
 }
 
 async function start(): Promise<void> {

@@ -282,6 +282,15 @@ test('a replacement that is stopped while it loads is replaced too', async () =>
   await until('service again', async () => (await predict('fine')).status === 200, 15_000);
 });
 
+test('an idle worker drains at once', async () => {
+  const worker = await faultyWorker();
+  const startMs = performance.now();
+  worker.child.kill('SIGTERM');
+  expect(await worker.exit()).toBe(0);
+  // A fetch from the queue waits for five.
+  expect(performance.now() - startMs).toBeLessThan(3_000);
+});
+
 test('a worker drains at once when Redis is gone', async () => {
   const worker = await faultyWorker();
   process.kill(rig.redisPid, 'SIGKILL');

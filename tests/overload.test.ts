@@ -34,6 +34,8 @@ async function learn() {
     const beat = JSON.parse((await rig.redis.get(`{sluice}:worker:${id}`)) ?? '{}');
     return beat.textsPerSecond > 8 && beat.textsPerSecond < 24;
   });
+  // Has the gateway look at the fleet.
+  await request(`${url}/ready`);
 }
 
 test('what could not be answered in time is refused at once and costs nothing; the rest is answered', async () => {

@@ -69,7 +69,8 @@ export class QueueReader {
     // A fetch that waits may bring one more meanwhile.
     while (!force && this.#works.size > 0) await Promise.all(this.#works);
     clearInterval(this.#renewals);
-    await this.#worker.close(force);
+    // Nothing is under way any more but a fetch that waits for seconds: it is cut off.
+    await this.#worker.close(true);
   }
 
   async #run(): Promise<void> {

@@ -32,7 +32,7 @@ export class Replies {
       return open.sent;
     }
     const replies = [reply];
-    const sent = new Promise<void>((resolve) => setImmediate(resolve)).then(() => {
+    const sent = new Promise<void>((resolve) => process.nextTick(resolve)).then(() => {
       this.#open.delete(gatewayId);
       return this.#add(gatewayId, { v: JOB_VERSION, replies });
     });
