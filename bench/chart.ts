@@ -5,8 +5,11 @@ const HEIGHT = 380;
 const PANEL = { top: 60, bottom: 320, width: 340 };
 const COLOURS = ['#0b7285', '#e8590c', '#868e96'];
 
-/** The curves as SVG: throughput and median latency (to p99) by number of clients, which stand at equal distances. */
-export function chart(curves: readonly Curve[], title: string): string {
+/**
+ * The curves as SVG: throughput, and latency as median and p99, by number of clients, which stand at equal distances.
+ * @param ceiling what the bare pipeline reaches, in texts/s
+ */
+export function chart(curves: readonly Curve[], ceiling: number, title: string): string {
   const clients = [...new Set(curves.flatMap(({ points }) => points.map((point) => point.clients)))];
   const x = (left: number, at: number) => left + (PANEL.width * at) / Math.max(1, clients.length - 1);
   const panel = (
@@ -50,6 +53,8 @@ export function chart(curves: readonly Curve[], title: string): string {
   const all = curves.flatMap(({ points }) => points);
   const left = 60;
   const right = 510;
+  const most = roundUp(Math.max(ceiling, ...all.map(({ perSecond }) => perSecond)));
+  const ceilingY = PANEL.bottom - ((PANEL.bottom - PANEL.top) * ceiling) / most;
   return [
     `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${WIDTH} ${HEIGHT}" role="img" aria-label="${title}">`,
     '<style>text{font:12px system-ui,sans-serif;fill:#495057}.heading{font-weight:600;font-size:14px}.grid{stroke:#dee2e6}</style>',
@@ -59,18 +64,16 @@ export function chart(curves: readonly Curve[], title: string): string {
         `<rect x="${60 + i * 230}" y="10" width="12" height="12" fill="${COLOURS[i % COLOURS.length]}"/>` +
         `<text x="${78 + i * 230}" y="21">${name}</text>`,
     ),
-    panel(
-      left,
-      'requests/s',
-      roundUp(Math.max(...all.map(({ perSecond }) => perSecond))),
-      (y, { points }, colour) =>
-        line(
-          left,
-          y,
-          points.map((point) => [point.clients, point.perSecond] as const),
-          `stroke="${colour}" stroke-width="2.5"`,
-        ),
+    panel(left, 'requests/s', most, (y, { points }, colour) =>
+      line(
+        left,
+        y,
+        points.map((point) => [point.clients, point.perSecond] as const),
+        `stroke="${colour}" stroke-width="2.5"`,
+      ),
     ),
+    `<line x1="${left}" x2="${left + PANEL.width}" y1="${ceilingY}" y2="${ceilingY}" stroke="black" stroke-dasharray="2 3"/>` +
+      `<text x="${left + 4}" y="${ceilingY - 5}">the bare pipeline</text>`,
     panel(
       right,
       'latency in ms: median, and p99 dashed',

@@ -44,7 +44,14 @@ export async function queuePath(
   const inbox = new Inbox(inboxRedis, 'bench', silentLog);
   const options = { connection: redis, prefix: PREFIX, skipWaitingForReady: true, skipVersionCheck: true };
   const queue = new Queue<Job>(queueName('minilm-l6-sst2', 'interactive'), options);
-  const dispatcher = new Dispatcher(queue, inbox, clock, 'bench', silentLog);
+  const dispatcher = new Dispatcher({
+    queue,
+    inbox,
+    clock,
+    gatewayId: 'bench',
+    mayShare: () => true,
+    log: silentLog,
+  });
   await until('Redis has told its time', () => !clock.away);
   const submit = () =>
     dispatcher.submit({ text: 'fine', topK: 1, timeoutMs: 5_000, signal: new AbortController().signal });

@@ -185,14 +185,36 @@ test('texts of one job that hang, crash or are refused do not take the others wi
   const worker = await faultyWorker();
   expect((await predict('fine')).status).toBe(200);
   worker.child.kill('SIGSTOP');
-  const answers = ['good', '«crash»', 'bad', '«refuse»', 'great'].map((text) => predict(text));
-  await until('they are in the queue', async () => {
-    const { active, waiting } = await counts();
-    return active + waiting >= 1;
-  });
+  const answers = ['good', '«crash»', 'bad', '«hang»', '«refuse»', 'great'].map((text) => predict(text));
+  await until('all are in the queue', async () => (await textsInJobs()).length === 6);
+  const { active, waiting } = await counts();
+  expect(active + waiting).toBeLessThan(6);
   worker.child.kill('SIGCONT');
   const done = await Promise.all(answers);
-  expect(done.map(({ status }) => status)).toEqual([200, 500, 200, 500, 200]);
+  expect(done.map(({ status }) => status)).toEqual([200, 500, 200, 408, 500, 200]);
+});
+
+test('after a text that hung, those that come are not refused for it', async () => {
+  await faultyWorker();
+  expect((await predict('«hang»')).status).toBe(408);
+  await until('the worker has told how fast it is', async () => {
+    const [id] = await rig.redis.zrange('{sluice}:workers', '0', '-1');
+    return JSON.parse((await rig.redis.get(`{sluice}:worker:${id}`)) ?? '{}').textsPerSecond > 50;
+  });
+  const answers = await Promise.all(Array.from({ length: 40 }, () => predict('fine')));
+  expect(answers.map(({ status }) => status)).toEqual(answers.map(() => 200));
+});
+
+test('a job that too many workers have died under fails', async () => {
+  const worker = await faultyWorker();
+  const queue = queueOf();
+  const text = { id: 'one', text: 'fine', topK: 1, deadlineMs: Date.now() + 60_000 };
+  worker.child.kill('SIGSTOP');
+  const job = await queue.add('texts', { v: 2, gatewayId: 'none', texts: [text] });
+  await rig.redis.hset(`{sluice}:minilm-l6-sst2-interactive:${job.id}`, 'defa', 'job stalled too often');
+  worker.child.kill('SIGCONT');
+  await until('it has failed', async () => (await counts()).failed === 1);
+  await queue.close();
 });
 
 test('a text that comes from a gateway of the version before is answered in its version', async () => {

@@ -65,7 +65,15 @@ async function startGateway(settings: Settings, log: Log): Promise<App> {
   for (const each of [queue, bulkQueue]) each.on('error', (err) => log.debug({ err }, 'Queue error'));
   const inboxRedis = connectRedis(settings.REDIS_URL, 'blocking', log);
   const inbox = new Inbox(inboxRedis, gatewayId, log);
-  const dispatcher = new Dispatcher(queue, inbox, clock, gatewayId, log);
+  const dispatcher = new Dispatcher({
+    queue,
+    inbox,
+    clock,
+    gatewayId,
+    // Texts that run one by one may take long: each job may then go to another worker.
+    mayShare: () => admission.fleet.every(({ facts }) => facts?.batching !== false),
+    log,
+  });
   const admission = new Admission({
     redis,
     clock,
@@ -181,7 +189,7 @@ async function startGateway(settings: Settings, log: Log): Promise<App> {
         ]);
         server.closeAllConnections();
         clearInterval(sweeps);
-        admission.close();
+        await admission.close();
         rateLimit.close();
         clock.close();
         await inbox.close();

@@ -113,6 +113,8 @@ export async function startWorker(
   const clock = new RedisClock(redis);
   const texts = batching ? settings.MICRO_BATCH_TEXTS : 1;
   const countTokens = createCountTokens(facts);
+  // It may be large, and is not needed any more.
+  delete facts.tokenizer;
   const throughput = new Throughput(facts.msPerText ?? 1);
   const lot = new Lot({
     pool,
@@ -168,7 +170,7 @@ export async function startWorker(
     workerId,
     model: settings.MODEL,
     processes: settings.MODEL_PROCESSES,
-    textsPerSecond: throughput.textsPerSecond * settings.MODEL_PROCESSES,
+    textsPerSecond: throughput.textsPerSecond * Math.max(1, pool.ready),
     facts: {
       labels: facts.labels,
       maxTokens: facts.maxTokens,

@@ -1,4 +1,12 @@
-import { type Heartbeat, type Log, liveWorkers, type RedisClock, shareWaiting } from '@sluice/shared';
+import {
+  type Elsewhere,
+  type Heartbeat,
+  type Log,
+  liveWorkers,
+  type RedisClock,
+  shareWaiting,
+  withdrawWaiting,
+} from '@sluice/shared';
 import type { Redis } from 'ioredis';
 import { fromRedis, Problem } from '../errors/problem.js';
 
@@ -8,6 +16,8 @@ const LOOK_EVERY_MS = 250;
  * not see: runs take turns with batches, and the rate is that of lately.
  */
 const USABLE = 0.8;
+/** Up to this part a gateway is let have its share, when another has taken all. */
+const USABLE_FOR_SHARES = 0.95;
 
 interface AdmissionOptions {
   redis: Redis;
@@ -25,13 +35,15 @@ interface AdmissionOptions {
  * waits already, at the rate at which the workers answer, would outlast the deadline.
  *
  * What waits here is counted, what waits at other gateways heard of every {@link LOOK_EVERY_MS}. Each answer makes room
- * for one more, so there is nothing to swing: under steady overload as many are let in as are answered.
+ * for one more, so there is nothing to swing: under steady overload as many are let in as are answered. A gateway that
+ * comes late gets its share of the room, and the one that had it all gives way; until they have heard of each other, a
+ * burst at several gateways may be let in by each.
  */
 export class Admission {
   #options: AdmissionOptions;
   #workers: Heartbeat[] = [];
-  /** Texts that wait at other gateways. */
-  #elsewhere = 0;
+  #elsewhere: Elsewhere = { gateways: 0, texts: 0 };
+  #looking = false;
   #timer: NodeJS.Timeout;
 
   constructor(options: AdmissionOptions) {
@@ -66,34 +78,51 @@ export class Admission {
    * Passes when an answer can be expected in time. Not to be awaited: whoever passes has to wait from this moment on, or
    * those who come at the same time would not be counted.
    * @param timeoutMs from now to the deadline
-   * @throws Problem `overloaded`
+   * @throws Problem `overloaded`, or `no_worker` when the last has gone meanwhile
    */
   admit(timeoutMs: number): void {
+    const serving = this.#serving;
+    if (serving.length === 0) throw new Problem('no_worker');
     let textsPerSecond = 0;
-    for (const worker of this.#serving) {
+    for (const worker of serving) {
       // One of an earlier version does not tell.
       if (worker.textsPerSecond === undefined) return;
       textsPerSecond += worker.textsPerSecond;
     }
-    const waitMs = (1000 * (this.#elsewhere + this.#options.waiting())) / textsPerSecond;
-    const tooLateMs = waitMs - USABLE * timeoutMs;
-    if (tooLateMs <= 0) return;
-    throw new Problem('overloaded', { headers: { 'Retry-After': String(Math.ceil(tooLateMs / 1000)) } });
+    const waiting = this.#options.waiting();
+    const waitMs = (texts: number) => (1000 * texts) / textsPerSecond;
+    const totalMs = waitMs(waiting + this.#elsewhere.texts);
+    const usableMs = USABLE * timeoutMs;
+    if (totalMs <= usableMs) return;
+    const hasShare = waitMs(waiting) > usableMs / (1 + this.#elsewhere.gateways);
+    if (!hasShare && totalMs <= USABLE_FOR_SHARES * timeoutMs) return;
+    const retryAfterSeconds = Math.ceil((totalMs - usableMs) / 1000);
+    throw new Problem('overloaded', { headers: { 'Retry-After': String(retryAfterSeconds) } });
   }
 
   get #serving(): Heartbeat[] {
     return this.#workers.filter(({ model }) => model === this.#options.model);
   }
 
-  close(): void {
+  /** Says that nothing waits here any more, if Redis hears it; else that goes by its time. */
+  async close(): Promise<void> {
     clearInterval(this.#timer);
+    const { redis, model, gatewayId, log } = this.#options;
+    await withdrawWaiting(redis, model, gatewayId).catch((err: unknown) =>
+      log.debug({ err }, 'What waits here was not taken back'),
+    );
   }
 
   async #look(): Promise<void> {
     const { redis, clock, gatewayId, model, waiting } = this.#options;
     const nowMs = clock.now();
-    if (clock.away || nowMs === undefined) return;
-    await this.workers();
-    this.#elsewhere = await shareWaiting(redis, model, { gatewayId, texts: waiting(), nowMs });
+    if (this.#looking || clock.away || nowMs === undefined) return;
+    this.#looking = true;
+    try {
+      await this.workers();
+      this.#elsewhere = await shareWaiting(redis, model, { gatewayId, texts: waiting(), nowMs });
+    } finally {
+      this.#looking = false;
+    }
   }
 }

@@ -15,7 +15,18 @@ import type { Inbox } from './inbox.js';
 /** Most texts of a job: few, so that workers share a burst of them evenly; under load there are about three anyway. */
 const TEXTS_PER_JOB = 4;
 
-interface Request {
+interface DispatcherOptions {
+  queue: Queue<Job>;
+  inbox: Inbox;
+  clock: RedisClock;
+  /** Names the stream that replies go to. */
+  gatewayId: string;
+  /** Whether a job may carry several texts. */
+  mayShare: () => boolean;
+  log: Log;
+}
+
+interface Work {
   text: string;
   /** How many labels to return. */
   topK: number;
@@ -33,11 +44,11 @@ interface Wait {
   /** Whether it has ended without an outcome. */
   ended: boolean;
   /** The job that carries the text, once it is in the queue. */
-  parcel?: Parcel;
+  shared?: SharedJob;
 }
 
 /** A job in the queue, and the texts in it that somebody still waits for. */
-interface Parcel {
+interface SharedJob {
   job: QueuedJob<Job>;
   texts: Map<string, JobText>;
   /** Whether it is going to be told which these are. */
@@ -51,24 +62,16 @@ interface Parcel {
  * load a BullMQ job, which costs Redis 40 commands, carries several. Each keeps its own deadline, reply and hanging-up.
  */
 export class Dispatcher {
-  #queue: Queue<Job>;
-  #inbox: Inbox;
-  #clock: RedisClock;
-  #gatewayId: string;
-  #log: Log;
+  #options: DispatcherOptions;
   /** Each text under way. */
   #waits = new Set<Wait>();
   /** Those that are in no job yet. */
   #open: Wait[] = [];
   #adding = false;
 
-  /** @param gatewayId names the stream that replies go to */
-  constructor(queue: Queue<Job>, inbox: Inbox, clock: RedisClock, gatewayId: string, log: Log) {
-    this.#queue = queue;
-    this.#inbox = inbox;
-    this.#clock = clock;
-    this.#gatewayId = gatewayId;
-    this.#log = log;
+  constructor(options: DispatcherOptions) {
+    this.#options = options;
+    const { clock } = options;
     clock.on('away', () => {
       for (const { end } of this.#waits) end(new Problem('unavailable'));
     });
@@ -83,31 +86,31 @@ export class Dispatcher {
    * Has a text analysed.
    * @throws Problem `analysis_timed_out` at the deadline, `unavailable` when Redis goes away; CallerGone
    */
-  async submit({ text, topK, timeoutMs, signal }: Request): Promise<Outcome> {
-    const nowMs = this.#clock.now();
-    if (this.#clock.away || nowMs === undefined) throw new Problem('unavailable');
+  async submit({ text, topK, timeoutMs, signal }: Work): Promise<Outcome> {
+    const nowMs = this.#options.clock.now();
+    if (this.#options.clock.away || nowMs === undefined) throw new Problem('unavailable');
     const id = randomUUID();
     return new Promise((resolve, reject) => {
       const settle = () => {
         clearTimeout(timer);
         signal.removeEventListener('abort', hangUp);
-        this.#inbox.forget(id);
+        this.#options.inbox.forget(id);
         this.#waits.delete(wait);
-        wait.parcel?.texts.delete(id);
+        wait.shared?.texts.delete(id);
       };
       const wait: Wait = {
         text: { id, text, topK, deadlineMs: nowMs + timeoutMs },
         end: (reason) => {
           settle();
           wait.ended = true;
-          if (wait.parcel) this.#withdraw(wait.parcel);
+          if (wait.shared) this.#withdraw(wait.shared);
           reject(reason);
         },
         ended: false,
       };
       const hangUp = () => wait.end(new CallerGone());
       const timer = setTimeout(() => wait.end(new Problem('analysis_timed_out')), timeoutMs);
-      this.#inbox.expect(id, (outcome) => {
+      this.#options.inbox.expect(id, (outcome) => {
         settle();
         resolve(outcome);
       });
@@ -130,7 +133,7 @@ export class Dispatcher {
       const waits = this.#open;
       this.#open = [];
       try {
-        if (!(await this.#inbox.listening(COMMAND_TIMEOUT_MS))) throw new Problem('unavailable');
+        if (!(await this.#options.inbox.listening(COMMAND_TIMEOUT_MS))) throw new Problem('unavailable');
         await this.#enqueue(waits.filter((wait) => this.#waits.has(wait)));
       } catch (error) {
         for (const { end } of waits) end(error instanceof Error ? error : new Error(String(error)));
@@ -141,12 +144,13 @@ export class Dispatcher {
 
   async #enqueue(waits: readonly Wait[]): Promise<void> {
     const groups: { jobId: string; waits: Wait[] }[] = [];
-    for (let i = 0; i < waits.length; i += TEXTS_PER_JOB) {
-      groups.push({ jobId: randomUUID(), waits: waits.slice(i, i + TEXTS_PER_JOB) });
+    const most = this.#options.mayShare() ? TEXTS_PER_JOB : 1;
+    for (let i = 0; i < waits.length; i += most) {
+      groups.push({ jobId: randomUUID(), waits: waits.slice(i, i + most) });
     }
     if (groups.length === 0) return;
     const added = groups.map((group) =>
-      this.#queue.add('texts', this.#jobOf(group.waits.map(({ text }) => text)), {
+      this.#options.queue.add('texts', this.#jobOf(group.waits.map(({ text }) => text)), {
         jobId: group.jobId,
         removeOnComplete: true,
         removeOnFail: true,
@@ -157,7 +161,7 @@ export class Dispatcher {
       jobs = await fromRedis(Promise.all(added));
     } catch (error) {
       // A command that was given up may have run all the same.
-      for (const { jobId } of groups) this.#takeBack(jobId, () => this.#queue.remove(jobId));
+      for (const { jobId } of groups) this.#takeBack(jobId, () => this.#options.queue.remove(jobId));
       throw error;
     }
     for (const [i, group] of groups.entries()) {
@@ -165,33 +169,33 @@ export class Dispatcher {
       if (job === undefined) continue;
       const waiting = group.waits.filter((wait) => this.#waits.has(wait));
       const texts = new Map(waiting.map(({ text }) => [text.id, text]));
-      const parcel: Parcel = { job, texts, changing: false };
-      for (const wait of waiting) wait.parcel = parcel;
-      if (group.waits.some(({ ended }) => ended)) this.#withdraw(parcel);
+      const shared: SharedJob = { job, texts, changing: false };
+      for (const wait of waiting) wait.shared = shared;
+      if (group.waits.some(({ ended }) => ended)) this.#withdraw(shared);
     }
   }
 
   #jobOf(texts: JobText[]): Job {
-    return { v: JOB_VERSION, gatewayId: this.#gatewayId, texts };
+    return { v: JOB_VERSION, gatewayId: this.#options.gatewayId, texts };
   }
 
   /**
    * Takes out of a job what nobody waits for any more. A text that waits still is of no use then; one that a worker
    * has taken is left to it.
    */
-  #withdraw(parcel: Parcel): void {
-    if (parcel.changing) return;
-    parcel.changing = true;
+  #withdraw(shared: SharedJob): void {
+    if (shared.changing) return;
+    shared.changing = true;
     // Those that end together are taken out together.
     setImmediate(() => {
-      parcel.changing = false;
-      const { job } = parcel;
-      const texts = [...parcel.texts.values()];
+      shared.changing = false;
+      const { job } = shared;
+      const texts = [...shared.texts.values()];
       this.#takeBack(job.id, () => (texts.length === 0 ? job.remove() : job.updateData(this.#jobOf(texts))));
     });
   }
 
   #takeBack(id: string | undefined, call: () => Promise<unknown>): void {
-    call().catch((err: unknown) => this.#log.debug({ err, id }, 'A job was not taken back'));
+    call().catch((err: unknown) => this.#options.log.debug({ err, id }, 'A job was not taken back'));
   }
 }

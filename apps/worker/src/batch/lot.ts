@@ -12,7 +12,7 @@ interface LotOptions {
   limits: MicroBatchLimits;
   /** Budget of a run, in milliseconds. */
   stallMs: number;
-  /** Is told of each run. */
+  /** Is told of each run of interactive texts. */
   throughput: Throughput;
   log: Log;
 }
@@ -61,14 +61,16 @@ export class Lot {
       this.#sinceBulk = lane === 'bulk' ? 0 : this.#sinceBulk + 1;
       const drawn = new Set(batch);
       this.#waiting[lane] = this.#waiting[lane].filter((item) => !drawn.has(item));
-      void this.#run(batch, lease);
+      void this.#run(lane, batch, lease);
     }
     this.#drawing = false;
   }
 
-  async #run(batch: readonly Parked[], lease: Lease): Promise<void> {
+  async #run(lane: Lane, batch: readonly Parked[], lease: Lease): Promise<void> {
     const startedMs = performance.now();
-    await attempt(batch, lease, this.#pool, this.#stallMs, this.#log);
+    const ran = await attempt(batch, lease, this.#pool, this.#stallMs, this.#log);
+    // A batch may hold longer texts, and a text that hangs says nothing of those to come.
+    if (!ran || lane !== 'interactive') return;
     const nowMs = performance.now();
     this.#throughput.note({ texts: batch.length, busyMs: nowMs - startedMs, nowMs });
   }

@@ -17,11 +17,11 @@ export class Throughput {
   }
 
   /**
-   * Notes a run.
+   * Notes a run of one text or more.
    * @param nowMs when it ended
    */
   note({ texts, busyMs, nowMs }: { texts: number; busyMs: number; nowMs: number }): void {
-    const kept = Math.exp((Math.min(this.#notedMs, nowMs) - nowMs) / MEMORY_MS);
+    const kept = Math.exp((this.#notedMs - nowMs) / MEMORY_MS);
     this.#texts = this.#texts * kept + texts;
     this.#busyMs = this.#busyMs * kept + busyMs;
     this.#notedMs = nowMs;

@@ -15,12 +15,16 @@ const BYTES_PER_TOKEN = 4;
  */
 export function createCountTokens({ maxTokens, tokenizer }: ModelFacts): (text: string) => number {
   const exact = tokenizer && new Tokenizer(tokenizer.json, tokenizer.config);
-  return (text) => {
+  const count = (text: string): number => {
     const bytes = Buffer.byteLength(text);
-    const tokens =
-      exact === undefined || bytes > COUNTED_BYTES
-        ? Math.ceil(bytes / BYTES_PER_TOKEN)
-        : exact.encode(text).ids.length;
-    return Math.max(1, Math.min(maxTokens, tokens));
+    if (exact && bytes <= COUNTED_BYTES) {
+      try {
+        return exact.encode(text).ids.length;
+      } catch {
+        // The model process will say what is wrong with the text; here its length is only a hint.
+      }
+    }
+    return Math.ceil(bytes / BYTES_PER_TOKEN);
   };
+  return (text) => Math.max(1, Math.min(maxTokens, count(text)));
 }

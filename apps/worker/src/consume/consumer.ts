@@ -55,9 +55,10 @@ export class Consumer {
     this.#held += texts.length;
     await Promise.all(
       texts.map(async (text) => {
-        const outcome = await this.#park(text);
-        this.#held--;
-        this.#reader.wake();
+        const outcome = await this.#park(text).finally(() => {
+          this.#held--;
+          this.#reader.wake();
+        });
         if (outcome.kind !== 'expired')
           await this.#options.replies.send(gatewayId, v, { id: text.id, outcome });
       }),

@@ -6,6 +6,8 @@ import type { Redis } from 'ioredis';
 
 /** After an error of Redis the queue is asked again this much later, in milliseconds. */
 const RETRY_MS = 1_000;
+/** An idle fetch looks again after so long, in seconds: a worker that died with the wake-up of a job in its hands is not missed. */
+const LOOK_AGAIN_SECONDS = 1;
 
 interface QueueReaderOptions {
   redis: Redis;
@@ -31,10 +33,12 @@ interface QueueReaderOptions {
 export class QueueReader {
   #worker: Worker<unknown, void>;
   #options: QueueReaderOptions;
-  /** The token of each job that is held, by its id. */
-  #tokens = new Map<string, string>();
+  /** The id of each job that is held, by the token of its lock: a job that was lost may be held once more. */
+  #held = new Map<string, string>();
   #works = new Set<Promise<void>>();
   #renewals: NodeJS.Timeout;
+  #renewing = false;
+  #loop: Promise<void>;
   #closing = false;
   #wake: () => void = () => {};
 
@@ -47,11 +51,12 @@ export class QueueReader {
       lockDuration: lockMs,
       stalledInterval: lockMs / 2,
       maxStalledCount: maxStalled,
+      drainDelay: LOOK_AGAIN_SECONDS,
     });
     this.#worker.on('error', (err) => log.debug({ err }, 'Queue error'));
     this.#renewals = setInterval(() => void this.#renew(), lockMs / 2);
     void this.#worker.startStalledCheckTimer();
-    void this.#run();
+    this.#loop = this.#run();
   }
 
   /** Says that there may be room again. */
@@ -66,11 +71,14 @@ export class QueueReader {
   async close(force: boolean): Promise<void> {
     this.#closing = true;
     this.#wake();
-    // A fetch that waits may bring one more meanwhile.
-    while (!force && this.#works.size > 0) await Promise.all(this.#works);
-    clearInterval(this.#renewals);
-    // Nothing is under way any more but a fetch that waits for seconds: it is cut off.
+    if (!force) await Promise.all(this.#works);
+    // Cuts off a fetch that waits; one that has its job already brings it.
     await this.#worker.close(true);
+    if (!force) {
+      await this.#loop;
+      await Promise.all(this.#works);
+    }
+    clearInterval(this.#renewals);
   }
 
   async #run(): Promise<void> {
@@ -94,10 +102,9 @@ export class QueueReader {
   }
 
   #hold(job: Job<unknown, void>, token: string): void {
-    const id = job.id ?? '';
-    this.#tokens.set(id, token);
+    this.#held.set(token, job.id ?? '');
     const work = this.#work(job, token).finally(() => {
-      this.#tokens.delete(id);
+      this.#held.delete(token);
       this.#works.delete(work);
     });
     this.#works.add(work);
@@ -106,6 +113,8 @@ export class QueueReader {
   async #work(job: Job<unknown, void>, token: string): Promise<void> {
     const { work, queueName, log } = this.#options;
     try {
+      // BullMQ's mark on a job that too many workers have died under.
+      if (job.deferredFailure) throw new Error(job.deferredFailure);
       await work(job);
     } catch (error) {
       log.warn({ err: error, id: job.id, queue: queueName }, 'A job failed');
@@ -122,10 +131,13 @@ export class QueueReader {
   }
 
   async #renew(): Promise<void> {
-    if (this.#tokens.size === 0) return;
-    const { lockMs, log } = this.#options;
+    const { redis, lockMs, log } = this.#options;
+    // Without Redis the calls would pile up.
+    if (this.#held.size === 0 || this.#renewing || redis.status !== 'ready') return;
+    this.#renewing = true;
     await this.#worker
-      .extendJobLocks([...this.#tokens.keys()], [...this.#tokens.values()], lockMs)
+      .extendJobLocks([...this.#held.values()], [...this.#held.keys()], lockMs)
       .catch((err: unknown) => log.debug({ err }, 'Locks could not be renewed'));
+    this.#renewing = false;
   }
 }

@@ -21,6 +21,7 @@ const SECOND_BUDGET = 0.5;
  * Runs a micro-batch: together, then, when that gave nothing, each text alone, then an error. The one place that
  * tries again. Only what a text does alone is its own: a hang there is its 408, a crash or refusal its 500.
  * @param stallMs budget of the run together
+ * @returns whether the run together gave results
  */
 export async function attempt(
   batch: readonly Attemptable[],
@@ -28,7 +29,7 @@ export async function attempt(
   pool: Pool,
   stallMs: number,
   log: Log,
-): Promise<void> {
+): Promise<boolean> {
   try {
     const topK = Math.max(...batch.map((item) => item.topK));
     const results = await lease.run(
@@ -37,6 +38,7 @@ export async function attempt(
       stallMs,
     );
     for (const [i, item] of batch.entries()) item.settle(outcomeOf(item, results[i]));
+    return true;
   } catch (error) {
     if (!(error instanceof RunError)) throw error;
     log.warn(
@@ -44,6 +46,7 @@ export async function attempt(
       'A micro-batch failed; trying each text alone',
     );
     await Promise.all(batch.map((item) => attemptAlone(item, pool, stallMs * SECOND_BUDGET, log)));
+    return false;
   }
 }
 

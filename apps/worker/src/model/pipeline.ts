@@ -1,6 +1,6 @@
 import { env, pipeline } from '@xenova/transformers';
 import { z } from 'zod';
-import { measureMove } from './invariance.js';
+import { measure } from './invariance.js';
 import type { FromProcess, LoadMessage, ModelFacts, TextResult } from './protocol.js';
 
 /** A loaded model. */
@@ -26,7 +26,7 @@ const progressSchema = z.object({
 /** The most tokens assumed where a tokenizer names none. */
 const USUAL_MAX_TOKENS = 512;
 const ALL_LABELS = 1_000_000;
-const labelsSchema = z.record(z.string(), z.string());
+const id2labelSchema = z.record(z.string(), z.string());
 const versionsSchema = z.object({ node: z.string() });
 
 /** Loads a text-classification model with transformers.js. */
@@ -65,19 +65,25 @@ export const loadPipeline: Load = async (message, tell) => {
     }));
   }
 
-  const labels = labelsSchema.parse(Reflect.get(classifier.model.config, 'id2label'));
+  // The first run also allocates what later runs use again.
+  const [warm] = await classify(['warm'], ALL_LABELS);
+  const versions = versionsSchema.safeParse(Reflect.get(env.backends.onnx, 'versions'));
   const facts: ModelFacts = {
     maxTokens,
-    labels: Object.keys(labels)
-      .sort((a, b) => Number(a) - Number(b))
-      .map((index) => labels[index] ?? ''),
-    runtime: `onnxruntime ${versionsSchema.parse(Reflect.get(env.backends.onnx, 'versions')).node}`,
+    labels: labelsOf(Reflect.get(classifier.model.config, 'id2label'), warm),
+    runtime: versions.success ? `onnxruntime ${versions.data.node}` : 'onnxruntime',
   };
-  // The first run also allocates what later runs use again.
-  await classify(['warm'], 1);
   if (message.introduce) {
-    Object.assign(facts, await measureMove((texts) => classify(texts, ALL_LABELS)));
+    Object.assign(facts, await measure((texts) => classify(texts, ALL_LABELS)));
     facts.tokenizer = { json: tokenizer._tokenizerJSON, config: tokenizer.config };
   }
   return { facts, classify };
 };
+
+/** Labels in the order of the model's outputs; where its configuration does not name them, as they come in a result. */
+function labelsOf(id2label: unknown, result: TextResult | undefined): string[] {
+  const named = id2labelSchema.safeParse(id2label);
+  if (!named.success) return result?.labels.map(({ label }) => label).sort() ?? [];
+  const indexes = Object.keys(named.data).sort((a, b) => Number(a) - Number(b));
+  return indexes.map((index) => named.data[index] ?? '');
+}

@@ -151,6 +151,7 @@ export class Pool {
 
   #serveNext(): void {
     while (this.#idle.length > 0 && this.#ahead.length + this.#behind.length > 0) {
+      // The one that ran last: the model is in its core's cache.
       const process = this.#idle.pop();
       if (process?.mode !== 'ready') continue;
       (this.#ahead.shift() ?? this.#behind.shift())?.(this.#lease(process));

@@ -2,7 +2,7 @@ import { JOB_VERSION, type Job, names, REPLIES_KEPT, REPLY_FIELD, type Reply } f
 import type { Redis } from 'ioredis';
 
 /** Replies to one gateway that go together. */
-interface Parcel {
+interface Entry {
   replies: Reply[];
   sent: Promise<void>;
 }
@@ -13,7 +13,7 @@ interface Parcel {
  */
 export class Replies {
   #redis: Redis;
-  #open = new Map<string, Parcel>();
+  #open = new Map<string, Entry>();
 
   constructor(redis: Redis) {
     this.#redis = redis;

@@ -61,32 +61,51 @@ export async function liveWorkers(redis: Redis): Promise<Heartbeat[]> {
   });
 }
 
-/** What a gateway says of its waiting texts holds for so long, in milliseconds. */
-const WAITING_TTL_MS = 2_000;
+/** What a gateway says of its waiting texts holds for so long, in milliseconds: one that died leaves them in the queue. */
+const WAITING_TTL_MS = 5_000;
 const waitingSchema = json(z.object({ texts: z.int().min(0), untilMs: z.number() }));
+
+/** What the other gateways say. */
+export interface Elsewhere {
+  /** Gateways that said something lately. */
+  gateways: number;
+  /** Texts that wait at them for their answers. */
+  texts: number;
+}
 
 /**
  * Tells the other gateways how many texts wait here for their answers, and hears the same of them.
  * @param nowMs Redis's time
- * @returns how many wait at all other gateways together
  */
 export async function shareWaiting(
   redis: Redis,
   model: string,
   { gatewayId, texts, nowMs }: { gatewayId: string; texts: number; nowMs: number },
-): Promise<number> {
+): Promise<Elsewhere> {
   const key = names.waiting(model);
   await redis
     .multi()
     .hset(key, gatewayId, JSON.stringify({ texts, untilMs: nowMs + WAITING_TTL_MS }))
     .pexpire(key, WAITING_TTL_MS)
     .exec();
-  let others = 0;
+  const elsewhere = { gateways: 0, texts: 0 };
+  const gone: string[] = [];
   for (const [id, said] of Object.entries(await redis.hgetall(key))) {
-    if (id === gatewayId) continue;
     const waiting = waitingSchema.safeParse(said);
-    if (waiting.success && waiting.data.untilMs > nowMs) others += waiting.data.texts;
-    else await redis.hdel(key, id);
+    // What another version says is its own affair.
+    if (id === gatewayId || !waiting.success) continue;
+    if (waiting.data.untilMs < nowMs) {
+      gone.push(id);
+      continue;
+    }
+    elsewhere.gateways++;
+    elsewhere.texts += waiting.data.texts;
   }
-  return others;
+  if (gone.length > 0) await redis.hdel(key, ...gone);
+  return elsewhere;
+}
+
+/** Takes back what a gateway that ends has said. */
+export async function withdrawWaiting(redis: Redis, model: string, gatewayId: string): Promise<void> {
+  await redis.hdel(names.waiting(model), gatewayId);
 }

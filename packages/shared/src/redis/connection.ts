@@ -18,7 +18,6 @@ const roles = {
   request: {
     maxRetriesPerRequest: 0,
     enableOfflineQueue: false,
-    enableAutoPipelining: false,
     autoResendUnfulfilledCommands: false,
     commandTimeout: COMMAND_TIMEOUT_MS,
     socketTimeout: 3_000,
