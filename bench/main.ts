@@ -18,22 +18,35 @@ import { fastApi, hasFastApi, MANY, sluice, type Target } from './targets.js';
 const PARTS = ['serve', 'batch', 'queue', 'workers', 'overload', 'memory', 'start'] as const;
 type Part = (typeof PARTS)[number];
 
-const { values: options } = parseArgs({
-  options: {
-    rounds: { type: 'string', default: '5' },
-    seconds: { type: 'string', default: '8' },
-    only: { type: 'string', default: PARTS.join() },
-    /** Writes docs/bench.json, docs/bench.svg and the table of the README. */
-    write: { type: 'boolean', default: false },
-  },
-});
-const rounds = Number(options.rounds);
-const seconds = Number(options.seconds);
-const parts = new Set(options.only.split(','));
-for (const part of parts) {
-  if (!PARTS.some((known) => known === part)) throw new Error(`--only takes ${PARTS.join()}, not ${part}`);
+const { rounds, seconds, parts, write } = readOptions();
+
+function readOptions() {
+  try {
+    const { values } = parseArgs({
+      options: {
+        rounds: { type: 'string', default: '5' },
+        seconds: { type: 'string', default: '8' },
+        only: { type: 'string', default: PARTS.join() },
+        /** Writes docs/bench.json, docs/bench.svg and the table of the README. */
+        write: { type: 'boolean', default: false },
+      },
+    });
+    const wanted = new Set(values.only.split(','));
+    for (const part of wanted) {
+      if (!PARTS.some((known) => known === part))
+        throw new Error(`--only takes ${PARTS.join()}, not ${part}`);
+    }
+    const counts = { rounds: Number(values.rounds), seconds: Number(values.seconds) };
+    if (!(counts.rounds >= 1 && counts.seconds >= 1)) {
+      throw new Error('--rounds and --seconds take numbers of 1 or more');
+    }
+    return { ...counts, parts: wanted, write: values.write };
+  } catch (error) {
+    process.stderr.write(`✗ ${error instanceof Error ? error.message : error}\n`);
+    process.exit(2);
+  }
 }
-if (!(rounds >= 1 && seconds >= 1)) throw new Error('--rounds and --seconds take numbers of 1 or more');
+
 /** Sluice takes one a core as well. */
 const processes = availableParallelism();
 const CEILING = `bare ceiling: the pipeline in ${processes} processes, sorted by length, 8 at once`;
@@ -257,7 +270,7 @@ const { processor, cores, memory_gb, node, redis } = results.machine;
 const caption = `${results.date}, ${processor}, ${cores} cores, ${memory_gb} GB, Node ${node}, Redis ${redis}; medians of ${rounds} rounds`;
 say(`\n${caption}\n\n${table(results.rows)}`);
 for (const name of missing) say(`Missing: ${name}`);
-if (options.write) {
+if (write) {
   writeFileSync(join(root, 'docs/bench.json'), `${JSON.stringify(results, null, 2)}\n`);
   const ceiling = median(rows.get(CEILING)?.values ?? []);
   if (curves.length > 0) writeFileSync(join(root, 'docs/bench.svg'), chart(curves, ceiling, caption));

@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { readFileSync } from 'node:fs';
+import type { ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
 import { batchBody, batchLine, routesFor } from '@sluice/contract';
@@ -154,8 +155,12 @@ async function startGateway(settings: Settings, log: Log): Promise<App> {
 
   // No limit to all of a request: an upload takes its time. Each reader of a body watches for silence.
   const server = createProblemServer(app, log, { requestTimeout: 0 });
-  // A drain waits for no connection that is kept alive for nothing.
+  /** Requests that are not answered yet. */
+  const unanswered = new Set<ServerResponse>();
   server.on('request', (_request, response) => {
+    unanswered.add(response);
+    response.on('close', () => unanswered.delete(response));
+    // A drain waits for no connection that is kept alive for nothing.
     response.on('finish', () => draining && setImmediate(() => server.closeIdleConnections()));
   });
   await new Promise<void>((resolve, reject) => {
@@ -180,6 +185,9 @@ async function startGateway(settings: Settings, log: Log): Promise<App> {
     close: () => {
       closing ??= (async () => {
         draining = true;
+        // So that nobody sends another request on a connection that is about to be closed.
+        for (const response of unanswered)
+          if (!response.headersSent) response.setHeader('Connection', 'close');
         changes.close();
         const closed = new Promise((resolve) => server.close(resolve));
         server.closeIdleConnections();

@@ -16,6 +16,8 @@ const LOOK_EVERY_MS = 250;
  * not see: runs take turns with batches, and the rate is that of lately.
  */
 const USABLE = 0.8;
+/** What goes by on the way here and there under load, in milliseconds; of a short time a quarter at most. */
+const WAY_MS = 100;
 /** Up to this part a gateway is let have its share, when another has taken all. */
 const USABLE_FOR_SHARES = 0.95;
 
@@ -92,10 +94,11 @@ export class Admission {
     const waiting = this.#options.waiting();
     const waitMs = (texts: number) => (1000 * texts) / textsPerSecond;
     const totalMs = waitMs(waiting + this.#elsewhere.texts);
-    const usableMs = USABLE * timeoutMs;
+    const wayMs = Math.min(WAY_MS, timeoutMs / 4);
+    const usableMs = USABLE * timeoutMs - wayMs;
     if (totalMs <= usableMs) return;
     const hasShare = waitMs(waiting) > usableMs / (1 + this.#elsewhere.gateways);
-    if (!hasShare && totalMs <= USABLE_FOR_SHARES * timeoutMs) return;
+    if (!hasShare && totalMs <= USABLE_FOR_SHARES * timeoutMs - wayMs) return;
     const retryAfterSeconds = Math.ceil((totalMs - usableMs) / 1000);
     throw new Problem('overloaded', { headers: { 'Retry-After': String(retryAfterSeconds) } });
   }

@@ -1,5 +1,5 @@
 /** What was so long ago counts for a third, in milliseconds. */
-const MEMORY_MS = 5_000;
+const MEMORY_MS = 2_000;
 
 /**
  * How many texts a model process answers in a second, lately: texts by the time that their runs took, not by the time
