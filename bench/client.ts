@@ -9,8 +9,7 @@ export interface Answered {
 
 /**
  * Posts texts over as many kept-alive connections as it takes, each with one request at a time. Sockets and a few lines
- * of HTTP: on a machine that it shares with the server it must cost little, and a library's client costs as much as the
- * gateway.
+ * of HTTP, for it shares the machine with the server and is to take little of it.
  */
 export class Client {
   #host: string;
