@@ -50,6 +50,7 @@ export async function startSeconds(): Promise<number> {
       PATH: process.env.PATH,
       HOME: process.env.HOME,
       PORT: '0',
+      ADMIN_PORT: '0',
       WORKER_ADMIN_PORT: '0',
       DATA_DIR: folder,
     },

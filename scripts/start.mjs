@@ -35,6 +35,7 @@ if (existsSync(join(root, '.env'))) process.loadEnvFile(join(root, '.env'));
 const dataDir = resolve(root, process.env.DATA_DIR || '.sluice');
 const lockFile = join(dataDir, 'start.pid');
 const runtimeFile = join(dataDir, 'runtime.json');
+const tokenFile = join(dataDir, 'admin-token');
 
 /** Running apps by name. */
 const running = new Map();
@@ -131,7 +132,12 @@ function keepApp(name, onReady = () => {}) {
         cwd: root,
         detached: true,
         stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
-        env: { ...process.env, LOG_FORMAT: process.env.LOG_FORMAT || 'pretty', DATA_DIR: dataDir },
+        env: {
+          ...process.env,
+          LOG_FORMAT: process.env.LOG_FORMAT || 'pretty',
+          DATA_DIR: dataDir,
+          ...(name === 'gateway' ? { ADMIN_TOKEN: adminToken() } : {}),
+        },
       });
       running.set(name, child);
       watcher.group(child.pid);
@@ -187,6 +193,15 @@ function developmentKey() {
   return JSON.parse(stdout).key;
 }
 
+/** ADMIN_TOKEN, else one that is made once and kept. */
+function adminToken() {
+  if (process.env.ADMIN_TOKEN) return process.env.ADMIN_TOKEN;
+  tryTo(() =>
+    writeFileSync(tokenFile, `${randomBytes(24).toString('base64url')}\n`, { flag: 'wx', mode: 0o600 }),
+  );
+  return readFileSync(tokenFile, 'utf8').trim();
+}
+
 /** Tells the CLI where Sluice runs. */
 function writeRuntime(url) {
   const runtime = { redisUrl: process.env.REDIS_URL, keyFile: keyFile(), ...(url ? { url } : {}) };
@@ -239,14 +254,13 @@ function onSignal(signal) {
   for (const { pid } of running.values()) killGroup(pid);
 }
 
-/** A name for the gateway on this machine. */
-function reachableHost() {
-  const host = process.env.HOST || '::';
-  if (['::', '0.0.0.0'].includes(host)) return 'localhost';
-  return host.includes(':') ? `[${host}]` : host;
+/** The URL of a port here that is bound to an address. */
+function urlOf(protocol, address, port) {
+  const host = ['::', '0.0.0.0'].includes(address) ? 'localhost' : address;
+  return `${protocol}://${host.includes(':') ? `[${host}]` : host}:${port}`;
 }
 
-/** Whether the gateway answers and sees a worker. */
+/** Whether the gateway answers, by its admin port, and sees a worker. */
 async function serves(url) {
   const response = await fetch(`${url}/ready`).catch(() => undefined);
   return response?.status === 200 && (await response.json()).workers > 0;
@@ -278,21 +292,24 @@ async function startAll() {
   if (stopping) return;
   writeRuntime();
   let url = '';
+  let adminUrl = '';
   const ready = [
-    keepApp('gateway', ({ port }) => {
-      url = `http://${reachableHost()}:${port}`;
+    keepApp('gateway', ({ port, adminPort }) => {
+      url = urlOf(process.env.TLS_CERT ? 'https' : 'http', process.env.HOST || '::', port);
+      adminUrl = urlOf('http', process.env.ADMIN_HOST || '127.0.0.1', adminPort);
       writeRuntime(url);
     }),
     keepApp('worker'),
   ];
   const key = developmentKey();
   await Promise.all(ready);
-  while (!(await serves(url))) {
+  while (!(await serves(adminUrl))) {
     if (stopping) return;
     await delay(100);
   }
   console.log(`
 Sluice is ready. Ctrl-C drains and ends it. The reference is at ${url}/docs
+Keys are managed by npm run sluice -- keys, or at ${adminUrl}/admin/keys with the token in ${process.env.ADMIN_TOKEN ? 'ADMIN_TOKEN' : tokenFile}
 
 curl -X POST ${url}/predict \\
   -H ${quote(`X-API-Key: ${key}`)} \\

@@ -379,7 +379,6 @@ test('what comes behind a request is not answered before it', async () => {
 test('a request that takes too long to arrive gets 408', async () => {
   const server = createProblemServer(() => {}, silentLog, {
     headersTimeout: 100,
-    requestTimeout: 100,
     connectionsCheckingInterval: 20,
   });
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));

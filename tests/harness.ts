@@ -164,6 +164,7 @@ export class Rig {
     return {
       REDIS_URL: this.redisUrl,
       PORT: '0',
+      ADMIN_PORT: '0',
       WORKER_ADMIN_PORT: '0',
       DATA_DIR: this.folder,
       LOG_LEVEL: 'debug',

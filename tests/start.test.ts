@@ -20,6 +20,7 @@ function start(env: Record<string, string> = {}): App {
   const app = new App(process.execPath, [join(root, 'scripts/start.mjs')], {
     DATA_DIR: folder,
     PORT: '0',
+    ADMIN_PORT: '0',
     WORKER_ADMIN_PORT: '0',
     MODEL_PROCESSES: '1',
     ...env,
@@ -162,6 +163,7 @@ test('one worker more can be started beside it, and a lost development key is re
   const { url } = await curl(app);
   const more = new App(process.execPath, [join(root, 'scripts/start.mjs'), 'worker'], {
     DATA_DIR: folder,
+    ADMIN_PORT: '0',
     WORKER_ADMIN_PORT: '0',
     MODEL_PROCESSES: '1',
   });

@@ -1,7 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import type { ServerResponse } from 'node:http';
-import type { AddressInfo } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
 import { batchBody, batchLine, routesFor } from '@sluice/contract';
 import {
@@ -13,17 +12,21 @@ import {
   Keyring,
   Ledger,
   type Log,
+  listen,
   mostOut,
   PREFIX,
   queueName,
   RedisClock,
   redactUrls,
+  requireServer,
   runApp,
   type Settings,
   StartError,
   sweep,
+  Usage,
 } from '@sluice/shared';
 import { Queue } from 'bullmq';
+import { startAdminServer } from './admin/server.js';
 import { Admission } from './admission/admission.js';
 import { createApp } from './app.js';
 import { createAuthenticate } from './auth/authenticate.js';
@@ -40,6 +43,8 @@ import { healthRoutes } from './routes/health.js';
 import { jobRoutes } from './routes/jobs.js';
 import { modelRoutes } from './routes/models.js';
 import { predictionRoutes } from './routes/prediction.js';
+import { followTls, readTls } from './tls.js';
+import { UsageLog } from './usage/usageLog.js';
 import { createReadBody } from './validate/body.js';
 import { createReadUpload } from './validate/upload.js';
 
@@ -47,12 +52,16 @@ const { version } = JSON.parse(readFileSync(new URL('../package.json', import.me
 /** A drain that outlasts every deadline by so much is cut short, in milliseconds. */
 const DRAIN_SLACK_MS = 1_000;
 const SWEEP_EVERY_MS = 1_000;
+/** Beyond the longest wait for an answer, in milliseconds; an upload, a stream of events and a page of results move sooner. */
+const STUCK_MS = 120_000;
 /** A JSON batch may have so many times the size of another JSON body. */
 const JSON_BATCH_BODIES = 8;
 
 async function startGateway(settings: Settings, log: Log): Promise<App> {
   const gatewayId = randomUUID();
+  const tls = readTls(settings);
   const redis = connectRedis(settings.REDIS_URL, 'request', log);
+  await requireServer(redis, log);
   const clock = new RedisClock(redis);
   clock.on('away', () => log.warn('Redis does not answer: requests get 503 until it does'));
   const queueOptions = {
@@ -110,8 +119,13 @@ async function startGateway(settings: Settings, log: Log): Promise<App> {
   const maxTextChars = settings.MAX_TEXT_CHARS;
   const bounds = { maxTextChars, requestTimeoutSeconds, maxBatchTexts: settings.MAX_BATCH_TEXTS };
   const routes = routesFor(bounds);
+  const usage = new Usage(redis);
+  const usageLog = new UsageLog(usage, clock, gatewayId, log);
+  const guesses = new Guesses(redis, settings.AUTH_FAILURES_PER_MINUTE);
+  const authenticate = createAuthenticate(new Keyring(redis), guesses, usageLog, clock);
   let draining = false;
   const isDraining = () => draining;
+  const health = healthRoutes(admission, clock, isDraining);
 
   const app = createApp({
     routes,
@@ -138,23 +152,24 @@ async function startGateway(settings: Settings, log: Log): Promise<App> {
       ...jobRoutes({ ledger, queue: bulkQueue, changes, mostOut: mostOutNow, draining: isDraining, log }),
       ...accountRoutes(rateLimit),
       ...modelRoutes({ admission, model: settings.MODEL, revision: settings.MODEL_REVISION }),
-      ...healthRoutes(admission, clock, isDraining),
+      ...health,
       ...docsRoutes(routes, version),
     },
-    authenticate: createAuthenticate(
-      new Keyring(redis),
-      new Guesses(redis, settings.AUTH_FAILURES_PER_MINUTE),
-      clock,
-    ),
+    authenticate: async (request, access) => (access === 'admin' ? undefined : authenticate(request, access)),
     rateLimit,
+    usage: usageLog,
     readBody: createReadBody(settings.MAX_BODY_BYTES),
     draining: isDraining,
     publicDocs: settings.PUBLIC_DOCS,
+    trustProxy: settings.TRUST_PROXY,
+    corsOrigins: settings.CORS_ORIGINS,
+    secure: tls !== undefined,
     log,
   });
 
-  // No limit to all of a request: an upload takes its time. Each reader of a body watches for silence.
-  const server = createProblemServer(app, log, { requestTimeout: 0 });
+  const server = createProblemServer(app, log, {}, tls);
+  // A connection on which nothing moves either way, as when an answer is not read.
+  server.timeout = requestTimeoutSeconds * 1000 + STUCK_MS;
   /** Requests that are not answered yet. */
   const unanswered = new Set<ServerResponse>();
   server.on('request', (_request, response) => {
@@ -163,25 +178,48 @@ async function startGateway(settings: Settings, log: Log): Promise<App> {
     // A drain waits for no connection that is kept alive for nothing.
     response.on('finish', () => draining && setImmediate(() => server.closeIdleConnections()));
   });
-  await new Promise<void>((resolve, reject) => {
-    server.once('error', (error: NodeJS.ErrnoException) => {
-      reject(
-        new StartError(
-          error.code === 'EADDRINUSE'
-            ? `PORT: ${settings.PORT} is in use; set PORT to another`
-            : `PORT or HOST: cannot listen there (${error.code ?? error.message})`,
-          EXIT_CONFIG,
-        ),
+  const port = await listen(server, { host: settings.HOST, port: settings.PORT }).catch(
+    (error: NodeJS.ErrnoException) => {
+      throw new StartError(
+        error.code === 'EADDRINUSE'
+          ? `PORT: ${settings.PORT} is in use; set PORT to another`
+          : `PORT or HOST: cannot listen there (${error.code ?? error.message})`,
+        EXIT_CONFIG,
       );
-    });
-    server.listen({ port: settings.PORT, host: settings.HOST }, resolve);
+    },
+  );
+  const stopFollowing = followTls(server, settings, log);
+  const admin = await startAdminServer({
+    settings,
+    redis,
+    clock,
+    guesses,
+    usage,
+    usageLog,
+    rateLimit,
+    health,
+    draining: isDraining,
+    version,
+    log,
+  }).catch((error: NodeJS.ErrnoException) => {
+    throw new StartError(
+      `ADMIN_PORT or ADMIN_HOST: cannot listen there (${error.code ?? error.message})`,
+      EXIT_CONFIG,
+    );
   });
-  const { port } = server.address() as AddressInfo;
-  log.info({ port, redis: redactUrls(settings.REDIS_URL), model: settings.MODEL }, 'The gateway listens');
+  log.info(
+    {
+      port,
+      admin_port: admin.port,
+      redis: redactUrls(settings.REDIS_URL),
+      model: settings.MODEL,
+    },
+    'The gateway listens',
+  );
 
   let closing: Promise<void> | undefined;
   return {
-    facts: { port },
+    facts: { port, adminPort: admin.port },
     close: () => {
       closing ??= (async () => {
         draining = true;
@@ -196,7 +234,10 @@ async function startGateway(settings: Settings, log: Log): Promise<App> {
           delay(requestTimeoutSeconds * 1000 + DRAIN_SLACK_MS, undefined, { ref: false }),
         ]);
         server.closeAllConnections();
+        stopFollowing();
+        await admin.close();
         clearInterval(sweeps);
+        await usageLog.close();
         await admission.close();
         rateLimit.close();
         clock.close();

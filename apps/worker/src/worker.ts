@@ -17,6 +17,7 @@ import {
   PREFIX,
   queueName,
   RedisClock,
+  requireServer,
   rootFolder,
   type Settings,
   StartError,
@@ -105,10 +106,13 @@ export async function startWorker(
   );
 
   const redis = connectRedis(settings.REDIS_URL, 'worker', log);
-  await whenReady(redis, signal).catch((error: unknown) => {
-    redis.disconnect();
-    throw error;
-  });
+  await whenReady(redis, signal)
+    .then(() => requireServer(redis, log))
+    .catch(async (error: unknown) => {
+      redis.disconnect();
+      await pool.close();
+      throw error;
+    });
   signal.removeEventListener('abort', abandon);
   const clock = new RedisClock(redis);
   const texts = batching ? settings.MICRO_BATCH_TEXTS : 1;

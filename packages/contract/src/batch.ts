@@ -91,7 +91,7 @@ export const jobsSchema = z
   .meta({ id: 'Jobs' });
 export type JobsBody = z.infer<typeof jobsSchema>;
 
-export const jobParams = z.object({ id: z.string().min(1) });
+export const idParams = z.object({ id: z.string().min(1) });
 
 const limit = z.coerce
   .number()

@@ -16,6 +16,21 @@ const requestIdHeader = {
 };
 const retryAfterHeader = { 'Retry-After': { description: 'Whole seconds', schema: { type: 'integer' } } };
 
+const tags = [
+  { name: 'Work', description: 'Takes a place in the rate limit' },
+  { name: 'Jobs', description: 'Costs nothing; only the key that made a job sees it' },
+  { name: 'Keys', description: 'For the operator, with the admin token' },
+  { name: 'About', description: 'Costs nothing' },
+];
+
+function tagOf({ limited, access }: Route): string {
+  if (limited) return 'Work';
+  if (access === 'admin') return 'Keys';
+  return access === 'batch' ? 'Jobs' : 'About';
+}
+
+const STATUS = { 200: 'OK', 201: 'Created', 202: 'Accepted' } as const;
+
 const relocate = (json: unknown): Json =>
   JSON.parse(JSON.stringify(json).replaceAll('#/$defs/', '#/components/schemas/')) as Json;
 
@@ -95,8 +110,9 @@ export function openApi(routes: Readonly<Record<string, Route>>, version: string
     const operation = {
       operationId,
       summary: route.summary,
-      tags: [route.limited ? 'Work' : route.access === 'batch' ? 'Jobs' : 'About'],
+      tags: [tagOf(route)],
       ...(route.access === 'open' ? { security: [] } : {}),
+      ...(route.access === 'admin' ? { security: [{ bearer: [] }] } : {}),
       ...(route.body
         ? {
             requestBody: {
@@ -111,7 +127,7 @@ export function openApi(routes: Readonly<Record<string, Route>>, version: string
       ...(parameters.length > 0 ? { parameters } : {}),
       responses: {
         [route.success ?? 200]: {
-          description: route.success === 202 ? 'Accepted' : 'OK',
+          description: STATUS[route.success ?? 200],
           headers: { ...requestIdHeader, ...(route.limited ? rateLimitHeaders : {}) },
           content: {
             [route.mediaType]: { schema: jsonSchema(route.answer, 'output', components) },
@@ -133,11 +149,7 @@ export function openApi(routes: Readonly<Record<string, Route>>, version: string
         'A model behind an API: keys, exact rate limits, a queue. Errors are `application/problem+json` (RFC 9457).',
       license: { name: 'MIT', identifier: 'MIT' },
     },
-    tags: [
-      { name: 'Work', description: 'Takes a place in the rate limit' },
-      { name: 'Jobs', description: 'Costs nothing; only the key that made a job sees it' },
-      { name: 'About', description: 'Costs nothing' },
-    ],
+    tags: tags.filter(({ name }) => Object.values(routes).some((route) => tagOf(route) === name)),
     security: [{ apiKey: [] }, { bearer: [] }],
     paths,
     components: {

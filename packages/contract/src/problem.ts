@@ -15,6 +15,7 @@ export const problems = {
     detail: 'The request carries different keys',
   },
   invalid_api_key: { status: 403, title: 'Forbidden', detail: 'Invalid API key' },
+  invalid_admin_token: { status: 401, title: 'Unauthorized', detail: 'Invalid admin token' },
   missing_scope: { status: 403, title: 'Forbidden', detail: 'This API key lacks a scope' },
   not_found: { status: 404, title: 'Not Found', detail: 'Not Found' },
   method_not_allowed: { status: 405, title: 'Method Not Allowed', detail: 'Method Not Allowed' },
@@ -28,9 +29,15 @@ export const problems = {
     title: 'Conflict',
     detail: 'The first request with this Idempotency-Key is still arriving',
   },
+  key_not_live: {
+    status: 409,
+    title: 'Conflict',
+    detail: 'The key is revoked or expired',
+  },
   analysis_timed_out: { status: 408, title: 'Request Timeout', detail: 'Analysis timed out' },
   request_timed_out: { status: 408, title: 'Request Timeout', detail: 'The request took too long to arrive' },
   body_too_large: { status: 413, title: 'Content Too Large', detail: 'The body is too large' },
+  uri_too_long: { status: 414, title: 'URI Too Long', detail: 'The URL is too long' },
   batch_too_large: { status: 413, title: 'Content Too Large', detail: 'The batch has too many texts' },
   unsupported_media_type: {
     status: 415,

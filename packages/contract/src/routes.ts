@@ -4,13 +4,22 @@ import {
   acceptedSchema,
   batchBody,
   batchQuery,
-  jobParams,
+  idParams,
   jobSchema,
   jobsSchema,
   pageQuery,
   resultsQuery,
   resultsSchema,
 } from './batch.js';
+import {
+  createKeyBody,
+  keySchema,
+  keysSchema,
+  keyWithSecretSchema,
+  rotateKeyBody,
+  updateKeyBody,
+  usageSchema,
+} from './key.js';
 import { modelsSchema } from './model.js';
 import {
   analysisSchema,
@@ -24,11 +33,11 @@ import type { ProblemCode } from './problem.js';
 
 /** One row of the table that mounts the gateway, validates, types and makes the OpenAPI document. */
 export interface Route {
-  method: 'get' | 'post' | 'delete';
+  method: 'get' | 'post' | 'patch' | 'delete';
   path: string;
   summary: string;
-  /** `open` needs no key, `key` any valid key, a scope a key that has it. */
-  access: 'open' | 'key' | Scope;
+  /** `open` needs no key, `key` any valid key, a scope a key that has it, `admin` the operator's token. */
+  access: 'open' | 'key' | 'admin' | Scope;
   /** Whether a request takes a place in the key's rate limit. */
   limited: boolean;
   /** Schema of the JSON body, where the route takes one. */
@@ -40,7 +49,7 @@ export interface Route {
   /** Schema of the query, where the route reads one. */
   query?: z.ZodObject;
   /** Status of the answer when all is well; 200 if not given. */
-  success?: 202;
+  success?: 201 | 202;
   /** Schema of that answer. */
   answer: z.ZodType;
   /** Media type of that answer. */
@@ -55,6 +64,26 @@ const work = { method: 'post', access: 'predict', limited: true, mediaType: 'app
 const about = { method: 'get', limited: false, body: undefined, mediaType: 'application/json' } as const;
 const jobs = { limited: false, access: 'batch', body: undefined, mediaType: 'application/json' } as const;
 const workProblems = ['analysis_timed_out', 'analysis_failed', 'no_worker', 'overloaded'] as const;
+
+/** The rows of whoever watches a process. */
+const probes = {
+  health: {
+    ...about,
+    path: '/health',
+    access: 'open',
+    summary: '200 while the process lives',
+    answer: healthSchema,
+    problems: [],
+  },
+  ready: {
+    ...about,
+    path: '/ready',
+    access: 'open',
+    summary: '200 when Redis answers and the gateway is not draining',
+    answer: readySchema,
+    problems: ['unavailable', 'shutting_down'],
+  },
+} as const satisfies Record<string, Route>;
 
 /**
  * The table of routes.
@@ -110,7 +139,7 @@ export function routesFor(bounds: Bounds) {
       method: 'get',
       path: '/jobs/:id',
       summary: 'A job: status and progress',
-      params: jobParams,
+      params: idParams,
       answer: jobSchema,
       problems: ['not_found'],
     },
@@ -119,7 +148,7 @@ export function routesFor(bounds: Bounds) {
       method: 'get',
       path: '/jobs/:id/results',
       summary: 'Its results, in input order: a page, or with `Accept: application/x-ndjson` all of them',
-      params: jobParams,
+      params: idParams,
       query: resultsQuery,
       answer: resultsSchema,
       alsoAnswers: [{ status: 200, mediaType: 'application/x-ndjson', description: 'OK' }],
@@ -130,7 +159,7 @@ export function routesFor(bounds: Bounds) {
       method: 'get',
       path: '/jobs/:id/events',
       summary: 'Its progress as Server-Sent Events, until it has ended',
-      params: jobParams,
+      params: idParams,
       answer: z.string(),
       mediaType: 'text/event-stream',
       problems: ['not_found', 'shutting_down'],
@@ -140,7 +169,7 @@ export function routesFor(bounds: Bounds) {
       method: 'delete',
       path: '/jobs/:id',
       summary: 'Cancels a job that is unfinished; erases one that is finished',
-      params: jobParams,
+      params: idParams,
       answer: jobSchema,
       alsoAnswers: [{ status: 204, description: 'Erased' }],
       problems: ['not_found'],
@@ -178,22 +207,7 @@ export function routesFor(bounds: Bounds) {
       answer: modelsSchema,
       problems: [],
     },
-    health: {
-      ...about,
-      path: '/health',
-      access: 'open',
-      summary: '200 while the process lives',
-      answer: healthSchema,
-      problems: [],
-    },
-    ready: {
-      ...about,
-      path: '/ready',
-      access: 'open',
-      summary: '200 when Redis answers and the gateway is not draining',
-      answer: readySchema,
-      problems: ['unavailable', 'shutting_down'],
-    },
+    ...probes,
     docs: {
       ...about,
       path: '/docs',
@@ -215,7 +229,93 @@ export function routesFor(bounds: Bounds) {
 }
 
 export type Routes = ReturnType<typeof routesFor>;
-export type RouteName = keyof Routes;
+
+const admin = { access: 'admin', limited: false, mediaType: 'application/json' } as const;
+
+/** The table of the gateway's admin port. */
+export const adminRoutes = {
+  createKey: {
+    ...admin,
+    method: 'post',
+    path: '/admin/keys',
+    summary: 'Make a key; the answer alone shows it',
+    body: createKeyBody,
+    success: 201,
+    answer: keyWithSecretSchema,
+    problems: [],
+  },
+  keys: {
+    ...admin,
+    method: 'get',
+    path: '/admin/keys',
+    summary: 'All keys, live or not, oldest first',
+    body: undefined,
+    query: pageQuery,
+    answer: keysSchema,
+    problems: [],
+  },
+  key: {
+    ...admin,
+    method: 'get',
+    path: '/admin/keys/:id',
+    summary: 'A key',
+    body: undefined,
+    params: idParams,
+    answer: keySchema,
+    problems: ['not_found'],
+  },
+  updateKey: {
+    ...admin,
+    method: 'patch',
+    path: '/admin/keys/:id',
+    summary: 'Change what is named; the next request goes by it',
+    body: updateKeyBody,
+    params: idParams,
+    answer: keySchema,
+    problems: ['not_found', 'key_not_live'],
+  },
+  revokeKey: {
+    ...admin,
+    method: 'delete',
+    path: '/admin/keys/:id',
+    summary: 'Revoke a key, at once and for good; its unfinished jobs are canceled, its record stays',
+    body: undefined,
+    params: idParams,
+    answer: keySchema,
+    problems: ['not_found'],
+  },
+  rotateKey: {
+    ...admin,
+    method: 'post',
+    path: '/admin/keys/:id/rotate',
+    summary: 'Give a key a new secret; id, limits and jobs stay',
+    body: rotateKeyBody,
+    params: idParams,
+    answer: keyWithSecretSchema,
+    problems: ['not_found', 'key_not_live'],
+  },
+  keyUsage: {
+    ...admin,
+    method: 'get',
+    path: '/admin/keys/:id/usage',
+    summary: 'What was done with a key, by day',
+    body: undefined,
+    params: idParams,
+    answer: usageSchema,
+    problems: ['not_found'],
+  },
+  ...probes,
+  openapi: {
+    ...about,
+    path: '/admin/openapi.json',
+    access: 'open',
+    summary: 'This reference, as OpenAPI 3.1',
+    answer: z.record(z.string(), z.unknown()),
+    problems: [],
+  },
+} as const satisfies Record<string, Route>;
+
+export type AdminRoutes = typeof adminRoutes;
 
 const bodyProblems = [
   'invalid_json',
@@ -229,11 +329,14 @@ const bodyProblems = [
 export function problemsOf(route: Route): ProblemCode[] {
   const codes: ProblemCode[] = [
     'bad_request',
+    'uri_too_long',
     'headers_too_large',
     'request_timed_out',
     'expectation_failed',
   ];
-  if (route.access !== 'open') {
+  if (route.access === 'admin') {
+    codes.push('not_authenticated', 'invalid_admin_token', 'too_many_failures', 'unavailable');
+  } else if (route.access !== 'open') {
     codes.push(
       'not_authenticated',
       'conflicting_keys',
@@ -241,8 +344,8 @@ export function problemsOf(route: Route): ProblemCode[] {
       'too_many_failures',
       'unavailable',
     );
+    if (route.access !== 'key') codes.push('missing_scope');
   }
-  if (route.access !== 'open' && route.access !== 'key') codes.push('missing_scope');
   if (route.limited) codes.push('rate_limited', 'shutting_down');
   if (route.body) codes.push(...bodyProblems);
   else if (route.query) codes.push('validation_failed');

@@ -18,7 +18,12 @@ const secrets = [
 
 /** Credentials of a URL (`redis://user:password@host`) anywhere in a text become `***`. */
 export function redactUrls(text: string): string {
-  return text.replace(/(\b[a-z][a-z0-9+.-]*:\/\/)[^\s/@]+@/gi, '$1***@');
+  return text.replace(/:\/\/[^\s/"\\]*@/g, '://***@');
+}
+
+/** A made key anywhere in a text keeps its id and loses its secret. */
+function redactKeys(text: string): string {
+  return text.replace(/\b(sk_[0-9a-f]{12}_)[A-Za-z0-9_-]{32}/g, '$1***');
 }
 
 /**
@@ -38,10 +43,13 @@ export function createLog(
       name,
       level: LOG_LEVEL,
       redact: { paths: secrets, censor: '***' },
+      // Whatever came into a line: a caller may put its key into a path, say.
+      hooks: { streamWrite: (line) => redactKeys(redactUrls(line)) },
       serializers: {
+        // No other fields: ioredis notes the command that failed, with its arguments.
         err: (error: unknown) => {
           const { type, message, stack } = pino.stdSerializers.err(error as Error);
-          return { type, message: redactUrls(message), stack: redactUrls(stack) };
+          return { type, message, stack };
         },
       },
     },

@@ -1,7 +1,22 @@
 import { names } from '@sluice/shared';
 import type { Redis } from 'ioredis';
+import ipaddr from 'ipaddr.js';
 import { RateLimiterRedis, RateLimiterRes } from 'rate-limiter-flexible';
 import { fromRedis, Problem } from '../errors/problem.js';
+
+/** Groups of an IPv6 address that a network has: whoever has one, has all addresses under it. */
+const NETWORK_GROUPS = 4;
+
+/** What an address is counted under: IPv6 by its network of 64 bits, IPv4 also where it comes as IPv6. */
+export function clientOf(address: string | undefined): string {
+  if (address === undefined || !ipaddr.isValid(address)) return 'unknown';
+  const parsed = ipaddr.process(address);
+  if (parsed instanceof ipaddr.IPv4) return parsed.toString();
+  return `${parsed.parts
+    .slice(0, NETWORK_GROUPS)
+    .map((part) => part.toString(16))
+    .join(':')}::/64`;
+}
 
 /**
  * Counts wrong keys by address. One Redis call a wrong key; none for an address that is over the limit already,
@@ -25,9 +40,9 @@ export class Guesses {
    * Notes a wrong key.
    * @throws Problem `too_many_failures` once the address is over the limit
    */
-  async note(address: string): Promise<void> {
+  async note(address: string | undefined): Promise<void> {
     const result = await fromRedis(
-      this.#limiter.consume(address).catch((refusal: unknown) => {
+      this.#limiter.consume(clientOf(address)).catch((refusal: unknown) => {
         if (refusal instanceof RateLimiterRes) return refusal;
         throw refusal;
       }),

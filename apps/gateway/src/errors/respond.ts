@@ -8,6 +8,7 @@ import {
   type ServerResponse,
   STATUS_CODES,
 } from 'node:http';
+import { createServer as createTlsServer } from 'node:https';
 import type { Duplex } from 'node:stream';
 import type { ProblemCode } from '@sluice/contract';
 import type { Log } from '@sluice/shared';
@@ -44,26 +45,69 @@ export function respond(response: Response, problem: Problem, requestId: string)
     .send(Buffer.from(JSON.stringify(problem.body(requestId))));
 }
 
+/**
+ * When a connection is given up, in milliseconds: `headersTimeout` for a head that does not arrive whole,
+ * `keepAliveTimeout` between requests (longer than the minute that proxies keep theirs, so that they close first),
+ * `lingerTimeout` for a body that goes on after its answer: cut off at once, a client would not read that.
+ */
+export const CONNECTION_TIMEOUTS_MS = {
+  headersTimeout: 10_000,
+  connectionsCheckingInterval: 1_000,
+  keepAliveTimeout: 75_000,
+  lingerTimeout: 5_000,
+};
+const HANDSHAKE_TIMEOUT_MS = 10_000;
+
+/** A certificate and its private key, in PEM. */
+export interface TlsFiles {
+  cert: Buffer;
+  key: Buffer;
+}
+
 const parserProblems: Readonly<Record<string, ProblemCode>> = {
   HPE_HEADER_OVERFLOW: 'headers_too_large',
   ERR_HTTP_REQUEST_TIMEOUT: 'request_timed_out',
 };
 
-/** A server whose every answer is the app's or a problem, also to what Node would refuse by itself. */
-export function createProblemServer(app: RequestListener, log: Log, options: ServerOptions = {}): Server {
-  const server = createServer({ ...options, requireHostHeader: false }, (request, response) => {
+/**
+ * A server whose every answer is the app's or a problem, also to what Node would refuse by itself.
+ * @param timeouts instead of {@link CONNECTION_TIMEOUTS_MS}
+ * @param tls to speak HTTPS
+ */
+export function createProblemServer(
+  app: RequestListener,
+  log: Log,
+  timeouts: Partial<typeof CONNECTION_TIMEOUTS_MS> = {},
+  tls?: TlsFiles,
+): Server {
+  const { lingerTimeout, ...ms } = { ...CONNECTION_TIMEOUTS_MS, ...timeouts };
+  // No limit to all of a request: an upload takes its time. Each reader of a body watches for silence.
+  const options: ServerOptions = { ...ms, requestTimeout: 0, requireHostHeader: false };
+  const listener: RequestListener = (request, response) => {
     if (URL.canParse(request.url ?? '', 'http://host')) app(request, response);
     // express would answer it by itself, as a page.
     else answerRaw(request.socket, new Problem('bad_request', { detail: 'The request target is no URL' }));
-  });
+  };
+  const server: Server = tls
+    ? createTlsServer({ ...options, ...tls, handshakeTimeout: HANDSHAKE_TIMEOUT_MS }, listener)
+    : createServer(options, listener);
   /** What a connection is at. */
   const current = new WeakMap<Duplex, { request: IncomingMessage; response: ServerResponse }>();
-  server.on('request', (request, response) => current.set(request.socket, { request, response }));
+  const begin = (request: IncomingMessage, response: ServerResponse) => {
+    current.set(request.socket, { request, response });
+    response.once('finish', () => {
+      if (request.complete) return;
+      const late = setTimeout(() => request.destroy(), lingerTimeout);
+      request.once('close', () => clearTimeout(late));
+    });
+  };
+  server.on('request', begin);
   // express refuses what is expected and not understood.
   server.on('checkExpectation', (request, response) => {
-    current.set(request.socket, { request, response });
+    begin(request, response);
     app(request, response);
   });
+  server.on('tlsClientError', (err: Error) => log.debug({ err }, 'A connection failed before it was secure'));
   server.on('connect', (_request, socket) => {
     answerRaw(socket, new Problem('method_not_allowed', { headers: { Allow: 'GET, HEAD, POST, OPTIONS' } }));
   });

@@ -152,6 +152,7 @@ export function batchRoutes(services: Services): Pick<Handlers, 'analyzeBatch'> 
         });
         throw error;
       }
+      response.locals.texts = stage.texts;
       return accepted(response, jobId, 'queued', stage.texts);
     },
   };

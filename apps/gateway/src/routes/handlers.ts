@@ -1,4 +1,4 @@
-import type { Route, RouteName, Routes } from '@sluice/contract';
+import type { Route, Routes } from '@sluice/contract';
 import type { Request, Response } from 'express';
 import type { z } from 'zod';
 import type { Caller } from '../auth/authenticate.js';
@@ -9,7 +9,7 @@ type BodyOf<R extends Route> = R['upload'] extends true ? undefined : Parsed<R['
 
 /** What a handler is given: what the request has brought through the doors before it. */
 export interface Context<R extends Route> {
-  caller: R['access'] extends 'open' ? undefined : Caller;
+  caller: R['access'] extends 'open' | 'admin' ? undefined : Caller;
   place: R['limited'] extends true ? Place : undefined;
   body: BodyOf<R>;
   params: Parsed<R['params']>;
@@ -21,10 +21,12 @@ export interface Context<R extends Route> {
 }
 
 /**
- * One function a route: resolves to the answer, to undefined when it has answered itself, or throws a Problem.
+ * One function a route of a table: resolves to the answer, to undefined when it has answered itself, or throws a Problem.
  */
-export type Handlers = {
-  [Name in RouteName]: (
-    context: Context<Routes[Name]>,
-  ) => Promise<z.infer<Routes[Name]['answer']> | undefined>;
+export type HandlersOf<Table extends Readonly<Record<string, Route>>> = {
+  [Name in keyof Table]: (
+    context: Context<Table[Name]>,
+  ) => Promise<z.infer<Table[Name]['answer']> | undefined>;
 };
+
+export type Handlers = HandlersOf<Routes>;

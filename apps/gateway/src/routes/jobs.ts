@@ -16,6 +16,7 @@ import type { Queue } from 'bullmq';
 import type { Response } from 'express';
 import { fromRedis, Problem } from '../errors/problem.js';
 import type { Changes } from '../events/changes.js';
+import { cursorOf, offsetOf } from './cursor.js';
 import type { Handlers } from './handlers.js';
 import { jobBody } from './jobBody.js';
 
@@ -104,16 +105,6 @@ export function jobRoutes(
       return undefined;
     },
   };
-}
-
-/** Cursors are opaque to clients: a place in the list. */
-const cursorOf = (offset: number) => Buffer.from(String(offset)).toString('base64url');
-
-function offsetOf(cursor: string | undefined): number {
-  if (cursor === undefined) return 0;
-  const offset = Buffer.from(cursor, 'base64url').toString();
-  if (/^\d{1,9}$/.test(offset)) return Number(offset);
-  throw new Problem('validation_failed', { errors: [{ pointer: '/cursor', detail: 'No such cursor' }] });
 }
 
 /** Results from an index on. Of an unfinished batch those up to the first chunk that is not stored: `ended` there. */

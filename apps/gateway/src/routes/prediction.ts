@@ -1,4 +1,5 @@
 import type { Outcome } from '@sluice/shared';
+import type { Response } from 'express';
 import type { Admission } from '../admission/admission.js';
 import type { Dispatcher } from '../dispatch/dispatcher.js';
 import { Problem } from '../errors/problem.js';
@@ -15,6 +16,7 @@ interface Services {
 interface Work {
   body: { text: string; model?: string | undefined; timeout_seconds?: number | undefined };
   signal: AbortSignal;
+  response: Response;
 }
 
 /** Handlers of the routes that run the model on one text. */
@@ -24,7 +26,7 @@ export function predictionRoutes({
   model,
   requestTimeoutSeconds,
 }: Services): Pick<Handlers, 'predict' | 'analyze' | 'analyzeComment'> {
-  async function analyze({ body, signal }: Work, topK: number) {
+  async function analyze({ body, signal, response }: Work, topK: number) {
     if (body.model !== undefined && body.model !== model) {
       throw new Problem('validation_failed', {
         errors: [{ pointer: '/model', detail: 'No such model is configured' }],
@@ -33,7 +35,9 @@ export function predictionRoutes({
     const timeoutMs = (body.timeout_seconds ?? requestTimeoutSeconds) * 1000;
     await admission.ensureWorker();
     admission.admit(timeoutMs);
-    return answerOf(await dispatcher.submit({ text: body.text, topK, timeoutMs, signal }));
+    const answer = answerOf(await dispatcher.submit({ text: body.text, topK, timeoutMs, signal }));
+    response.locals.texts = 1;
+    return answer;
   }
 
   return {

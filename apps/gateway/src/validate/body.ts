@@ -10,8 +10,12 @@ const readerProblems: Readonly<Record<string, ProblemCode>> = {
 };
 const readerErrorSchema = z.object({ type: z.string().optional(), code: z.string().optional() });
 const MAX_ERRORS = 20;
-/** A body that takes longer to arrive is given up: its connection is closed. */
-const READ_TIMEOUT_MS = 60_000;
+const [QUOTE, BACKSLASH] = [0x22, 0x5c];
+const [OPEN_BRACKET, CLOSE_BRACKET, OPEN_BRACE, CLOSE_BRACE] = [0x5b, 0x5d, 0x7b, 0x7d];
+/** A body that is silent for so long, or takes so long in all, is given up, in milliseconds. */
+export const BODY_TIMEOUTS_MS = { silence: 10_000, total: 60_000 };
+/** Deepest nesting of JSON that is read; the API's own bodies have 2. */
+const MAX_DEPTH = 32;
 
 /** A path in a body as a JSON Pointer (RFC 6901). */
 function pointer(path: readonly PropertyKey[]): string {
@@ -33,9 +37,10 @@ export function charsetIsUtf8(type: string): boolean {
 /**
  * Makes the reader of JSON bodies.
  * @param maxBytes of a body, after decompression
- * @returns a function that resolves to the body as its schema gives it, and throws a Problem: 400, 413, 415 or 422
+ * @param timeoutsMs in milliseconds
+ * @returns a function that resolves to the body as its schema gives it, and throws a Problem: 400, 408, 413, 415 or 422
  */
-export function createReadBody(maxBytes: number) {
+export function createReadBody(maxBytes: number, timeoutsMs = BODY_TIMEOUTS_MS) {
   const readBytes = express.raw({ type: () => true, limit: maxBytes });
 
   return async function readBody<T extends z.ZodType>(
@@ -44,11 +49,23 @@ export function createReadBody(maxBytes: number) {
     schema: T,
   ): Promise<z.infer<T>> {
     if (!saysJson(request)) throw new Problem('unsupported_media_type');
-    const late = setTimeout(() => request.destroy(), READ_TIMEOUT_MS);
+    if (!encodingIsKnown(request)) {
+      throw new Problem('unsupported_media_type', { headers: { 'Accept-Encoding': 'gzip' } });
+    }
     await new Promise<void>((resolve, reject) => {
-      readBytes(request, response, (error: unknown) => (error ? reject(readerProblem(error)) : resolve()));
-    }).finally(() => clearTimeout(late));
-    return check(schema, parse(request.body));
+      // The connection closes behind the answer: what still comes of the body is no request.
+      const giveUp = () => reject(new Problem('request_timed_out', { headers: { Connection: 'close' } }));
+      const timers = [setTimeout(giveUp, timeoutsMs.silence), setTimeout(giveUp, timeoutsMs.total)] as const;
+      const heard = () => timers[0].refresh();
+      request.on('data', heard);
+      readBytes(request, response, (error: unknown) => {
+        for (const timer of timers) clearTimeout(timer);
+        request.off('data', heard);
+        if (error) reject(readerProblem(error));
+        else resolve();
+      });
+    });
+    return check(schema, parseJson(request.body instanceof Buffer ? request.body : Buffer.alloc(0)));
   };
 }
 
@@ -69,20 +86,46 @@ export function check(schema: z.ZodType | undefined, value: unknown): unknown {
   });
 }
 
-function parse(bytes: unknown): unknown {
+/** Whether a body is plain or gzip. */
+export function encodingIsKnown(request: Request): boolean {
+  return /^(identity|gzip)$/i.test(request.headers['content-encoding'] ?? 'identity');
+}
+
+/**
+ * The value of JSON text in UTF-8.
+ * @param where names the text at the beginning of what is told, as in "Line 3"
+ * @throws Problem `invalid_encoding` or `invalid_json`
+ */
+export function parseJson(bytes: Buffer, where = 'The body'): unknown {
   let text: string;
   try {
-    text = new TextDecoder('utf-8', { fatal: true }).decode(
-      bytes instanceof Buffer ? bytes : Buffer.alloc(0),
-    );
+    text = new TextDecoder('utf-8', { fatal: true }).decode(bytes);
   } catch (cause) {
-    throw new Problem('invalid_encoding', { cause });
+    throw new Problem('invalid_encoding', { detail: `${where} is not valid UTF-8`, cause });
   }
+  if (isDeep(bytes)) throw new Problem('invalid_json', { detail: `${where} is nested too deeply` });
   try {
     return JSON.parse(text);
   } catch (cause) {
-    throw new Problem('invalid_json', { cause });
+    throw new Problem('invalid_json', { detail: `${where} is not valid JSON`, cause });
   }
+}
+
+/** Whether JSON text goes deeper than is read: looked at before it is parsed, for a megabyte of brackets costs memory. */
+function isDeep(bytes: Buffer): boolean {
+  let depth = 0;
+  let inString = false;
+  for (let i = 0; i < bytes.length; i++) {
+    const byte = bytes[i];
+    if (inString) {
+      if (byte === BACKSLASH) i++;
+      else if (byte === QUOTE) inString = false;
+    } else if (byte === QUOTE) inString = true;
+    else if (byte === OPEN_BRACKET || byte === OPEN_BRACE) {
+      if (++depth > MAX_DEPTH) return true;
+    } else if (byte === CLOSE_BRACKET || byte === CLOSE_BRACE) depth--;
+  }
+  return false;
 }
 
 function readerProblem(error: unknown): Error {

@@ -6,13 +6,14 @@ import type { batchBody, batchLine } from '@sluice/contract';
 import type { Item } from '@sluice/shared';
 import type { Request, Response } from 'express';
 import { CallerGone, Problem } from '../errors/problem.js';
-import { charsetIsUtf8, type createReadBody } from './body.js';
+import { charsetIsUtf8, type createReadBody, encodingIsKnown, parseJson } from './body.js';
 
 /** An upload that sends nothing for so long is given up, in milliseconds; there is no limit to all of it. */
 const IDLE_MS = 30_000;
 /** A client that was refused in the middle may finish for so long, so that it reads the answer. */
 const LINGER_MS = 2_000;
 const NEWLINE = 0x0a;
+const WHITE_SPACE: ReadonlySet<number> = new Set([0x20, 0x09, 0x0d, NEWLINE]);
 
 /** A batch on its way in. */
 export interface Upload {
@@ -43,14 +44,8 @@ export function createReadUpload({ readBody, body, line, maxBytes, maxTextChars 
     let number = 0;
     for await (const bytes of lines(source, maxBytes, maxLineBytes)) {
       number++;
-      const text = utf8(bytes, number);
-      if (text.trim() === '') continue;
-      let value: unknown;
-      try {
-        value = JSON.parse(text);
-      } catch (cause) {
-        throw new Problem('invalid_json', { detail: `Line ${number} is not valid JSON`, cause });
-      }
+      if (isBlank(bytes)) continue;
+      const value = parseJson(bytes, `Line ${number}`);
       const parsed = (typeof value === 'string' ? line.text : line.object).safeParse(value);
       if (!parsed.success) throw wrongLine(number, parsed.error.issues[0]?.message ?? 'wrong');
       yield parsed.data;
@@ -64,6 +59,9 @@ export function createReadUpload({ readBody, body, line, maxBytes, maxTextChars 
       return { model, type: 'json', items: toItems(texts) };
     }
     if (!charsetIsUtf8(type)) throw new Problem('unsupported_media_type');
+    if (!encodingIsKnown(request)) {
+      throw new Problem('unsupported_media_type', { headers: { 'Accept-Encoding': 'gzip' } });
+    }
     return { model: undefined, type: 'ndjson', items: patiently(request, response, ndjson) };
   };
 }
@@ -113,9 +111,8 @@ function uploadProblem(error: unknown): Error {
 /** A body as it is read: a stream behind the request, which can end without ending the request's connection. */
 function sourceOf(request: Request): Duplex {
   if (request.destroyed && !request.complete) throw new CallerGone();
-  const encoding = (request.headers['content-encoding'] ?? 'identity').toLowerCase();
-  if (encoding !== 'identity' && encoding !== 'gzip') throw new Problem('unsupported_media_type');
-  const source = encoding === 'gzip' ? createGunzip() : new PassThrough();
+  const isGzip = /^gzip$/i.test(request.headers['content-encoding'] ?? '');
+  const source = isGzip ? createGunzip() : new PassThrough();
   request.on('error', (error) => source.destroy(error));
   request.on('aborted', () => source.destroy(new CallerGone()));
   return request.pipe(source);
@@ -146,13 +143,8 @@ async function* lines(source: Readable, maxBytes: number, maxLineBytes: number):
   if (restBytes > 0) yield Buffer.concat(rest);
 }
 
-function utf8(bytes: Buffer, number: number): string {
-  try {
-    return new TextDecoder('utf-8', { fatal: true }).decode(bytes);
-  } catch (cause) {
-    throw new Problem('invalid_encoding', { detail: `Line ${number} is not valid UTF-8`, cause });
-  }
-}
+/** Whether a line holds nothing but white space, as JSON knows it. */
+const isBlank = (bytes: Buffer) => bytes.every((byte) => WHITE_SPACE.has(byte));
 
 const wrongLine = (number: number, detail: string) =>
   new Problem('validation_failed', {

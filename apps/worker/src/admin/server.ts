@@ -1,6 +1,5 @@
 import { createServer } from 'node:http';
-import type { AddressInfo } from 'node:net';
-import type { Log } from '@sluice/shared';
+import { type Log, listen } from '@sluice/shared';
 
 /** Where a worker tells whoever watches it how it is. */
 export interface AdminServer {
@@ -26,26 +25,12 @@ export async function startAdminServer(
     response.writeHead(status, { 'Content-Type': 'application/json' });
     response.end(JSON.stringify(known ? { status: reason ?? 'ok' } : { status: 'not found' }));
   });
-  const listen = (wanted: number) =>
-    new Promise<void>((resolve, reject) => {
-      server.once('error', reject);
-      server.listen({ host, port: wanted }, () => {
-        server.off('error', reject);
-        resolve();
-      });
-    });
-  try {
-    await listen(port);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'EADDRINUSE') throw error;
-    await listen(0);
-  }
-  const address = server.address() as AddressInfo;
-  if (port !== 0 && address.port !== port) {
-    log.warn({ wanted: port, port: address.port }, 'WORKER_ADMIN_PORT is in use; the admin port is another');
+  const taken = await listen(server, { host, port }, 'take a free one');
+  if (port !== 0 && taken !== port) {
+    log.warn({ wanted: port, port: taken }, 'WORKER_ADMIN_PORT is in use; the admin port is another');
   }
   return {
-    port: address.port,
+    port: taken,
     close: () =>
       new Promise((resolve) => {
         server.close(() => resolve());

@@ -42,6 +42,24 @@ const url = (...protocols: string[]) =>
     error: `not a URL that begins with ${protocols.map((protocol) => `${protocol}://`).join(' or ')}`,
   });
 
+/** A list in one variable; empty when unset. */
+const list = (entry: z.ZodType<string, string>) =>
+  z
+    .string()
+    .default('')
+    .transform((text) => text.split(',').flatMap((part) => part.trim() || []))
+    .pipe(z.array(entry));
+const proxy = z.union(
+  [z.enum(['loopback', 'linklocal', 'uniquelocal']), z.ipv4(), z.ipv6(), z.cidrv4(), z.cidrv6()],
+  'not an address, a network such as 10.0.0.0/8, loopback, linklocal or uniquelocal',
+);
+const origin = z
+  .string()
+  .refine(
+    (text) => text === '*' || (URL.canParse(text) && new URL(text).origin === text),
+    'not an origin such as https://app.example.com (scheme, host and port, no slash at the end) or *',
+  );
+
 /**
  * Every environment variable that Sluice reads, with its default. `README.md` and `.env.example` are checked
  * against this table by a test.
@@ -56,6 +74,48 @@ export const settingsSchema = z.object({
     meaning: 'Address the gateway binds to',
     shownDefault: 'all',
   }),
+  TLS_CERT: variable(z.string().optional(), {
+    unit: 'PEM file',
+    meaning:
+      'Certificate, with its chain, to serve HTTPS on `PORT`; goes with `TLS_KEY`; read again when it changes',
+    shownDefault: '',
+  }),
+  TLS_KEY: variable(z.string().optional(), {
+    unit: 'PEM file',
+    meaning: 'Private key of that certificate',
+    shownDefault: '',
+  }),
+  TRUST_PROXY: variable(list(proxy), {
+    unit: 'addresses and networks, separated by commas',
+    meaning:
+      'Proxies whose `X-Forwarded-For` names the client: `10.0.0.0/8`, `loopback`, `linklocal`, `uniquelocal`; without it the client is whoever connects',
+    shownDefault: '',
+  }),
+  CORS_ORIGINS: variable(list(origin), {
+    unit: 'origins, separated by commas',
+    meaning: 'Origins whose pages may call the API from a browser, such as `https://app.example.com`, or `*`',
+    shownDefault: '',
+  }),
+  ADMIN_PORT: variable(port().default(9090), {
+    unit: 'TCP port',
+    meaning:
+      'Where the gateway answers `/admin/keys`, `/health` and `/ready` for operators; 0, or a port in use, takes a free one',
+  }),
+  ADMIN_HOST: variable(z.string().min(1).default('127.0.0.1'), {
+    unit: 'address',
+    meaning: 'Address that port is bound to',
+  }),
+  ADMIN_TOKEN: variable(
+    z
+      .string()
+      .regex(/^[\x21-\x7e]{16,256}$/, 'not 16 to 256 printable ASCII characters without spaces')
+      .optional(),
+    {
+      unit: 'token',
+      meaning: 'Opens `/admin/keys`, which is off without one; `npm start` makes one when unset',
+      shownDefault: '',
+    },
+  ),
   REDIS_URL: variable(url('redis', 'rediss').default('redis://127.0.0.1:6379'), {
     unit: 'redis:// or rediss:// URL',
     meaning:
@@ -207,7 +267,11 @@ export function readSettings(env: Readonly<Record<string, string | undefined>>):
     }),
   );
   const parsed = settingsSchema.safeParse(given);
-  if (parsed.success) return parsed.data;
+  if (parsed.success) {
+    const { TLS_CERT, TLS_KEY } = parsed.data;
+    if ((TLS_CERT === undefined) === (TLS_KEY === undefined)) return parsed.data;
+    throw new SettingsError('TLS_CERT, TLS_KEY: set both or none');
+  }
   throw new SettingsError(
     parsed.error.issues.map(({ path, message }) => `${path.join('.')}: ${message}`).join('; '),
   );

@@ -17,17 +17,17 @@ test('a made key is found by itself and by nothing else', async () => {
   expect(key).toMatch(/^sk_[0-9a-f]{12}_[A-Za-z0-9_-]{32}$/);
   const record = await keyring.register(key, { name: 'one' }, NOW);
   expect(record).toMatchObject({ id: keyIdOf(key), name: 'one', scopes: ['predict', 'batch'], limits: [] });
-  expect(await keyring.find(key)).toEqual(record);
+  expect(await keyring.find(key, NOW)).toEqual(record);
   const wrongSecret = `${key.slice(0, -1)}${key.endsWith('A') ? 'B' : 'A'}`;
-  expect(await keyring.find(wrongSecret)).toBeUndefined();
-  expect(await keyring.find(makeKey())).toBeUndefined();
+  expect(await keyring.find(wrongSecret, NOW)).toBeUndefined();
+  expect(await keyring.find(makeKey(), NOW)).toBeUndefined();
 });
 
 test('a supplied key has an id of its hash', async () => {
   const record = await keyring.register('your-secret-key', { name: 'two' }, NOW);
   // echo -n your-secret-key | sha256sum
   expect(record.id).toBe('048af2438891');
-  expect(await keyring.find('your-secret-key')).toEqual(record);
+  expect(await keyring.find('your-secret-key', NOW)).toEqual(record);
 });
 
 test('Redis holds no secret', async () => {
@@ -43,7 +43,7 @@ test('registering a key twice changes nothing, also at the same time', async () 
   const records = await Promise.all([1, 2, 3].map(() => keyring.register(key, options, NOW)));
   await keyring.register(key, { name: 'another' }, NOW + 1);
   expect(new Set(records.map((record) => JSON.stringify(record))).size).toBe(1);
-  expect(await keyring.find(key)).toEqual(records[0]);
+  expect(await keyring.find(key, NOW)).toEqual(records[0]);
   expect((await keyring.list()).filter(({ id }) => id === keyIdOf(key))).toHaveLength(1);
 });
 

@@ -1,9 +1,20 @@
 import { createHash, randomBytes, timingSafeEqual } from 'node:crypto';
-import { type Scope, scopeSchema } from '@sluice/contract';
-import type { Redis } from 'ioredis';
+import { readFileSync } from 'node:fs';
+import { type KeyBody, type Scope, scopeSchema } from '@sluice/contract';
+import type { Redis, Result } from 'ioredis';
 import { z } from 'zod';
 import { json } from '../json.js';
 import { names } from '../redis/names.js';
+
+// Two folders up from src/keys as well as from dist/keys.
+const read = (file: string) => readFileSync(new URL(`../../src/keys/${file}`, import.meta.url), 'utf8');
+
+declare module 'ioredis' {
+  interface RedisCommander<Context> {
+    rotateKey(keyCount: number, ...keysAndArgs: string[]): Result<unknown, Context>;
+    updateKey(keyCount: number, ...keysAndArgs: string[]): Result<unknown, Context>;
+  }
+}
 
 /** Bytes of a made key's secret: 192 bits, which no one guesses, so a plain hash of it is safe to store. */
 const SECRET_BYTES = 24;
@@ -29,12 +40,27 @@ export interface KeyOptions {
   expiresAtMs?: number | undefined;
 }
 
+/** What can be changed of a key; what is not named stays. */
+export interface KeyChanges {
+  name?: string;
+  scopes?: readonly Scope[];
+  /** Empty: those of the configuration. */
+  limits?: readonly Limit[];
+  bulkLimit?: number;
+  /** null: never. */
+  expiresAtMs?: number | null;
+}
+
+const hash = z.string().regex(/^[0-9a-f]{64}$/);
+
 /** The record as the HASH in Redis holds it. */
 const storedSchema = z
   .object({
     v: z.literal('1'),
     id: z.string(),
-    hash: z.string().regex(/^[0-9a-f]{64}$/),
+    hash,
+    previous_hash: hash.optional(),
+    previous_until_ms: z.coerce.number().optional(),
     name: z.string(),
     scopes: json(z.array(scopeSchema)),
     limits: json(z.array(limitSchema)),
@@ -43,10 +69,14 @@ const storedSchema = z
     created_at_ms: z.coerce.number(),
     expires_at_ms: z.coerce.number().optional(),
     revoked_at_ms: z.coerce.number().optional(),
+    last_used_at_ms: z.coerce.number().optional(),
   })
   .transform((stored) => ({
     id: stored.id,
     hash: stored.hash,
+    /** Of the secret before the last rotation, which is good until {@link previousUntilMs}. */
+    previousHash: stored.previous_hash,
+    previousUntilMs: stored.previous_until_ms,
     name: stored.name,
     scopes: stored.scopes,
     /** Empty: those of the configuration. */
@@ -56,6 +86,8 @@ const storedSchema = z
     createdAtMs: stored.created_at_ms,
     expiresAtMs: stored.expires_at_ms,
     revokedAtMs: stored.revoked_at_ms,
+    /** To the minute. */
+    lastUsedAtMs: stored.last_used_at_ms,
   }));
 
 /** The record of an API key: everything about it but the key. */
@@ -68,14 +100,48 @@ export function keyIdOf(key: string): string {
   return MADE_KEY.exec(key)?.[1] ?? sha256(key).toString('hex').slice(0, 12);
 }
 
-/** A new random key, `sk_<id>_<secret>`. */
-export function makeKey(): string {
-  return `sk_${randomBytes(ID_BYTES).toString('hex')}_${randomBytes(SECRET_BYTES).toString('base64url')}`;
+/**
+ * A new random key, `sk_<id>_<secret>`.
+ * @param id of a key that gets a new secret
+ */
+export function makeKey(id = randomBytes(ID_BYTES).toString('hex')): string {
+  return `sk_${id}_${randomBytes(SECRET_BYTES).toString('base64url')}`;
 }
 
 /** Whether a record may be used now. */
 export function isLive(record: KeyRecord, nowMs: number): boolean {
   return record.revokedAtMs === undefined && (record.expiresAtMs === undefined || record.expiresAtMs > nowMs);
+}
+
+/** A record as operators see it. */
+export function keyBody(record: KeyRecord, nowMs: number): KeyBody {
+  const time = (ms: number | undefined) => (ms === undefined ? null : new Date(ms).toISOString());
+  const { previousUntilMs } = record;
+  return {
+    key_id: record.id,
+    name: record.name,
+    status: record.revokedAtMs !== undefined ? 'revoked' : isLive(record, nowMs) ? 'live' : 'expired',
+    scopes: record.scopes,
+    limits: record.limits.map(({ limit, windowSeconds }) => ({ limit, window_seconds: windowSeconds })),
+    bulk_limit: record.bulkLimit,
+    created_at: new Date(record.createdAtMs).toISOString(),
+    expires_at: time(record.expiresAtMs),
+    revoked_at: time(record.revokedAtMs),
+    last_used_at: time(record.lastUsedAtMs),
+    previous_secret_until: time(
+      previousUntilMs !== undefined && previousUntilMs > nowMs ? previousUntilMs : undefined,
+    ),
+  };
+}
+
+/** Another secret stands under the id of a key: it was rotated. */
+export class KeyTaken extends Error {
+  override name = 'KeyTaken';
+}
+
+/** A key that is revoked or expired cannot be changed so. */
+export class KeyNotLive extends Error {
+  override name = 'KeyNotLive';
 }
 
 /** API keys in Redis. Only their hashes stand there, and nothing is cached: a revocation works at once. */
@@ -84,17 +150,24 @@ export class Keyring {
 
   constructor(redis: Redis) {
     this.#redis = redis;
+    redis.defineCommand('rotateKey', { lua: read('rotate.lua') });
+    redis.defineCommand('updateKey', { lua: read('update.lua') });
   }
 
   /**
-   * The record of a key, live or not; undefined when there is none. The hashes are compared in constant time.
+   * The record of a key, live or not; undefined when there is none. How long the comparison takes says nothing of how
+   * much of a guess is right: hashes are compared, all of them, in constant time.
    * @param key as the caller presents it
+   * @param nowMs Redis's time
    * @throws what the Redis connection throws
    */
-  async find(key: string): Promise<KeyRecord | undefined> {
+  async find(key: string, nowMs: number): Promise<KeyRecord | undefined> {
     const record = await this.read(keyIdOf(key));
     if (record === undefined) return undefined;
-    return timingSafeEqual(sha256(key), Buffer.from(record.hash, 'hex')) ? record : undefined;
+    const presented = sha256(key);
+    const isCurrent = timingSafeEqual(presented, Buffer.from(record.hash, 'hex'));
+    const isPrevious = timingSafeEqual(presented, Buffer.from(record.previousHash ?? record.hash, 'hex'));
+    return isCurrent || (isPrevious && nowMs < (record.previousUntilMs ?? 0)) ? record : undefined;
   }
 
   /** The record with an id, live or not. */
@@ -108,6 +181,7 @@ export class Keyring {
    * @param key made by {@link makeKey}, or any text that an operator supplies
    * @param nowMs Redis's time
    * @returns the record as it stands now
+   * @throws KeyTaken when its id stands for another secret
    */
   async register(key: string, options: KeyOptions, nowMs: number): Promise<KeyRecord> {
     const id = keyIdOf(key);
@@ -129,14 +203,19 @@ export class Keyring {
       for (const [field, value] of Object.entries(fields)) transaction.hsetnx(names.key(id), field, value);
       await transaction.zadd(names.keys, 'NX', Math.round(nowMs), id).exec();
     }
-    const record = await this.find(key);
-    if (record === undefined) throw new Error(`Another key has the id ${id}`);
+    const record = await this.find(key, nowMs);
+    if (record === undefined) throw new KeyTaken(`Another secret stands under the id ${id}`);
     return record;
   }
 
-  /** Every record, live or not, oldest first. */
-  async list(): Promise<KeyRecord[]> {
-    const ids = await this.#redis.zrange(names.keys, '0', '-1');
+  /**
+   * Records, live or not, oldest first; without arguments all.
+   * @param offset how many to leave out
+   * @param count how many at most
+   */
+  async list(offset = 0, count = Number.POSITIVE_INFINITY): Promise<KeyRecord[]> {
+    const last = Number.isFinite(count) ? String(offset + count - 1) : '-1';
+    const ids = await this.#redis.zrange(names.keys, String(offset), last);
     const records = await Promise.all(ids.map((id) => this.read(id)));
     return records.filter((record) => record !== undefined);
   }
@@ -148,6 +227,54 @@ export class Keyring {
   async revoke(keyId: string, nowMs: number): Promise<KeyRecord | undefined> {
     if ((await this.read(keyId)) === undefined) return undefined;
     await this.#redis.hsetnx(names.key(keyId), 'revoked_at_ms', String(Math.round(nowMs)));
+    return this.read(keyId);
+  }
+
+  /**
+   * Gives a key a new secret. Its id stays, and with it its windows and jobs.
+   * @param graceMs for how long the secret it has now is good beside the new one; any before that is not
+   * @param nowMs Redis's time
+   * @returns the key and its record, or undefined when there is no such id
+   * @throws KeyNotLive for one that is revoked or expired
+   */
+  async rotate(
+    keyId: string,
+    graceMs: number,
+    nowMs: number,
+  ): Promise<{ key: string; record: KeyRecord } | undefined> {
+    const before = await this.read(keyId);
+    if (before === undefined) return undefined;
+    const key = makeKey(keyId);
+    const until = graceMs > 0 ? String(Math.round(nowMs + graceMs)) : '';
+    if (
+      !isLive(before, nowMs) ||
+      (await this.#redis.rotateKey(1, names.key(keyId), sha256(key).toString('hex'), until)) !== 1
+    ) {
+      throw new KeyNotLive(`The key ${keyId} is revoked or expired: make another`);
+    }
+    const record = await this.read(keyId);
+    return record && { key, record };
+  }
+
+  /**
+   * Changes what is named; the next request goes by it.
+   * @returns the record, or undefined when there is no such id
+   * @throws KeyNotLive for one that is revoked; one that is expired may get more time
+   */
+  async update(keyId: string, changes: KeyChanges): Promise<KeyRecord | undefined> {
+    const { name, scopes, limits, bulkLimit, expiresAtMs } = changes;
+    const fields = {
+      ...(name === undefined ? {} : { name }),
+      ...(scopes === undefined ? {} : { scopes: JSON.stringify(scopes) }),
+      ...(limits === undefined ? {} : { limits: JSON.stringify(limits) }),
+      ...(bulkLimit === undefined ? {} : { bulk_limit: String(bulkLimit) }),
+      ...(expiresAtMs === undefined
+        ? {}
+        : { expires_at_ms: expiresAtMs === null ? '' : String(Math.round(expiresAtMs)) }),
+    };
+    if ((await this.#redis.updateKey(1, names.key(keyId), ...Object.entries(fields).flat())) === 0) {
+      throw new KeyNotLive(`The key ${keyId} is revoked: make another`);
+    }
     return this.read(keyId);
   }
 }

@@ -12,6 +12,10 @@ export const names = {
   key: (keyId: string) => `${PREFIX}:key:${keyId}`,
   /** ZSET: every key id by the time it was made. */
   keys: `${PREFIX}:keys`,
+  /** HASH: what was done with a key, by day. */
+  usage: (keyId: string) => `${PREFIX}:usage:${keyId}`,
+  /** STRING: number of the last count of usage that a gateway has brought. */
+  usageMark: (gatewayId: string) => `${PREFIX}:usage-mark:${gatewayId}`,
   /** Prefix of the sliding windows: `<prefix>:<key id>:<window in seconds>` is a LIST. */
   limits: `${PREFIX}:limit`,
   /** Prefix of the counters of failed authentications by address. */
