@@ -100,7 +100,7 @@ test.each([
   [['keys', 'create'], /--name/],
   [['keys', 'create', '--name', ' '], /--name/],
   [['keys', 'create', '--name', 'x', '--limit', '0'], /--limit/],
-  [['keys', 'create', '--name', 'x', '--window', '5'], /--window goes with --limit/],
+  [['keys', 'create', '--name', 'x', '--window', '5'], /each --window goes with a --limit/],
   [['keys', 'create', '--name', 'x', '--scope', 'all'], /predict and batch/],
   [['keys', 'create', '--name', 'x', '--expires', 'soon'], /45s, 30m, 24h, 90d or 2w/],
   [['keys', 'create', '--name', 'x', '--expires', '999999999w'], /up to ten years/],

@@ -1,4 +1,12 @@
-import { type KeyBody, keyNameSchema, limitsSchema, type Scope, scopeSchema } from '@sluice/contract';
+import {
+  type KeyBody,
+  keyNameSchema,
+  limitsSchema,
+  MAX_COUNT,
+  MAX_WINDOW_SECONDS,
+  type Scope,
+  scopeSchema,
+} from '@sluice/contract';
 import {
   connectRedis,
   createLog,
@@ -39,7 +47,7 @@ function addKeyOptions(command: Command): Command {
     .option(
       '--window <seconds>',
       'length of the window of the --limit before it (default 60)',
-      collect(positive),
+      collect(windowSeconds),
     )
     .option('--bulk <texts>', 'how many texts may wait in unfinished batches (default 100000)', notNegative)
     .option('--scope <scopes>', 'predict, batch, or both (default)', scopes);
@@ -288,15 +296,15 @@ function limitsOf(keys: Command, { limit = [], window = [] }: KeyOptions): Limit
   }));
 }
 
-function whole(text: string, min: number): number {
+function whole(text: string, min: number, max = MAX_COUNT): number {
   const value = Number(text);
-  if (!/^\d+$/.test(text) || value < min || value > MOST) {
-    throw new InvalidArgumentError(`It has to be a whole number from ${min} to ${MOST}.`);
+  if (!/^\d+$/.test(text) || value < min || value > max) {
+    throw new InvalidArgumentError(`It has to be a whole number from ${min} to ${max}.`);
   }
   return value;
 }
-const MOST = 1_000_000_000;
 const positive = (text: string) => whole(text, 1);
+const windowSeconds = (text: string) => whole(text, 1, MAX_WINDOW_SECONDS);
 const notNegative = (text: string) => whole(text, 0);
 
 /** For an option that may come several times. */

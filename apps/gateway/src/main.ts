@@ -28,6 +28,7 @@ import {
 import { Queue } from 'bullmq';
 import { startAdminServer } from './admin/server.js';
 import { Admission } from './admission/admission.js';
+import { Room } from './admission/room.js';
 import { createApp } from './app.js';
 import { createAuthenticate } from './auth/authenticate.js';
 import { Guesses } from './auth/guesses.js';
@@ -144,7 +145,7 @@ async function startGateway(settings: Settings, log: Log): Promise<App> {
         }),
         model: settings.MODEL,
         revision: settings.MODEL_REVISION,
-        redis,
+        room: new Room(redis),
         maxBatchTexts: settings.MAX_BATCH_TEXTS,
         mostOut: mostOutNow,
         log,

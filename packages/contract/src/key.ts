@@ -2,8 +2,8 @@ import { z } from 'zod';
 import { scopeSchema } from './account.js';
 
 /** A year: the longest window, in seconds. */
-const MAX_WINDOW_SECONDS = 31_536_000;
-const MAX_COUNT = 1_000_000_000;
+export const MAX_WINDOW_SECONDS = 31_536_000;
+export const MAX_COUNT = 1_000_000_000;
 const MAX_WINDOWS = 8;
 /** Ten years: a key that lasts longer lasts for ever. */
 export const MAX_LIFE_SECONDS = 10 * MAX_WINDOW_SECONDS;

@@ -14,7 +14,7 @@ import {
 } from '@sluice/shared';
 import type { Queue } from 'bullmq';
 import type { Request, Response } from 'express';
-import type { Redis } from 'ioredis';
+import type { Room } from '../admission/room.js';
 import { fromRedis, Problem } from '../errors/problem.js';
 import type { createReadUpload, Upload } from '../validate/upload.js';
 import type { Handlers } from './handlers.js';
@@ -27,7 +27,7 @@ interface Services {
   /** Id of the one configured model, and its revision. */
   model: string;
   revision: string;
-  redis: Redis;
+  room: Room;
   maxBatchTexts: number;
   /** How many chunks of a caller may be out. */
   mostOut: () => number;
@@ -36,29 +36,35 @@ interface Services {
 
 /** Seconds after which a caller whose allowance is used up may look again. */
 const ALLOWANCE_RETRY_SECONDS = '10';
-/** The part of Redis's `maxmemory` above which batches are refused. */
-const NEARLY_FULL = 0.8;
 
 /** Handler of the route that takes batches: an upload is staged as it arrives and accepted whole, or leaves nothing. */
 export function batchRoutes(services: Services): Pick<Handlers, 'analyzeBatch'> {
-  const { ledger, queue, clock, readUpload, model, revision, redis, maxBatchTexts, mostOut, log } = services;
+  const { ledger, queue, clock, readUpload, model, revision, room, maxBatchTexts, mostOut, log } = services;
 
   /** Takes all of an upload in; resolves to the fingerprint of its body. */
   async function receive(upload: Upload, named: string, record: KeyRecord, stage: Stage | undefined) {
     const hash = createHash('sha256').update(`${upload.type}\n${named}\n`);
     let texts = 0;
+    let pieces = 0;
     for await (const item of upload.items) {
       if (++texts > maxBatchTexts || texts > record.bulkLimit) {
         const most = Math.min(maxBatchTexts, record.bulkLimit);
         throw new Problem('batch_too_large', { detail: `A batch of this key has at most ${most} texts` });
       }
       hash.update(`${JSON.stringify([item.text, item.id ?? null] satisfies [string, Item['id'] | null])}\n`);
-      if (stage) await fromRedis(stage.add(item));
+      if (stage === undefined) continue;
+      await fromRedis(stage.add(item));
+      if (stage.pieces === pieces) continue;
+      pieces = stage.pieces;
+      await room.ensure(texts);
     }
     if (texts === 0) {
       throw new Problem('validation_failed', { errors: [{ pointer: '', detail: 'The batch has no texts' }] });
     }
-    if (stage) await fromRedis(stage.flush());
+    if (stage) {
+      await fromRedis(stage.flush());
+      await room.ensure(texts);
+    }
     return hash.digest('hex');
   }
 
@@ -99,14 +105,6 @@ export function batchRoutes(services: Services): Pick<Handlers, 'analyzeBatch'> 
     if (ended) await ledger.erase(stage.jobId, keyId);
   }
 
-  /** Interactive work goes on where batches are refused: a full Redis would stop both. */
-  async function refuseWhenNearlyFull(): Promise<void> {
-    const memory = await fromRedis(redis.info('memory'));
-    const bytes = (name: string) => Number(new RegExp(`^${name}:(\\d+)`, 'm').exec(memory)?.[1] ?? 0);
-    const most = bytes('maxmemory');
-    if (most > 0 && bytes('used_memory') > NEARLY_FULL * most) throw new Problem('nearly_full');
-  }
-
   function accepted(
     response: Response,
     jobId: string,
@@ -120,7 +118,7 @@ export function batchRoutes(services: Services): Pick<Handlers, 'analyzeBatch'> 
 
   return {
     async analyzeBatch({ caller: { record }, query, request, response }) {
-      await refuseWhenNearlyFull();
+      await room.ensure(0);
       const idempotency = idempotencyKey(request, record.id);
       const upload = await readUpload(request, response);
       const named = upload.model ?? query.model ?? model;

@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
 import { type Log, PREFIX } from '@sluice/shared';
-import { type Job, UnrecoverableError, Worker } from 'bullmq';
+import { Job, UnrecoverableError, Worker } from 'bullmq';
 import type { Redis } from 'ioredis';
 
 /** After an error of Redis the queue is asked again this much later, in milliseconds. */
@@ -95,6 +95,7 @@ export class QueueReader {
         const job = await this.#worker.getNextJob(token);
         if (job !== undefined) this.#hold(job, token);
       } catch (err) {
+        if (err instanceof SyntaxError && (await this.#expel(token))) continue;
         log.debug({ err }, 'The queue could not be asked');
         await delay(RETRY_MS, undefined, { ref: false });
       }
@@ -128,6 +129,27 @@ export class QueueReader {
     await job
       .moveToCompleted(undefined, token, false)
       .catch((err: unknown) => log.debug({ err, id: job.id }, 'A job was not finished'));
+  }
+
+  /**
+   * Fails a job that was fetched and cannot be parsed, which somebody else has put there: BullMQ gives no job then, and
+   * would have it fetched again and again. Resolves to whether there was one.
+   * @param token of its lock
+   */
+  async #expel(token: string): Promise<boolean> {
+    const { redis, queueName, log } = this.#options;
+    try {
+      for (const id of await redis.lrange(this.#worker.toKey('active'), 0, -1)) {
+        if ((await redis.get(`${this.#worker.toKey(id)}:lock`)) !== token) continue;
+        const job = new Job(this.#worker, 'not a job', null, {}, id);
+        log.warn({ id, queue: queueName }, 'A job failed: it is not JSON');
+        await job.moveToFailed(new UnrecoverableError('Not a job: it is not JSON'), token);
+        return true;
+      }
+    } catch (err) {
+      log.debug({ err }, 'A job that is none was not finished');
+    }
+    return false;
   }
 
   async #renew(): Promise<void> {

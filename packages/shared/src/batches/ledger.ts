@@ -389,6 +389,8 @@ export class Stage {
   texts = 0;
   /** Chunks that are staged, or will be with the next piece. */
   chunks = 0;
+  /** Pieces that have gone to Redis. */
+  pieces = 0;
 
   constructor(
     redis: Redis,
@@ -424,6 +426,7 @@ export class Stage {
     if (this.idempotencyKey) transaction.pexpire(this.idempotencyKey, STAGE_TTL_MS);
     const replies = await transaction.exec();
     for (const [error] of replies ?? []) if (error) throw error;
+    this.pieces++;
   }
 
   /** Leaves nothing of the upload. */

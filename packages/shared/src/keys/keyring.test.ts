@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { Rig } from '../../../../tests/harness.js';
-import { isLive, Keyring, keyIdOf, makeKey } from './keyring.js';
+import { isLive, KeyNotLive, Keyring, KeyTaken, keyIdOf, makeKey } from './keyring.js';
 
 let rig: Rig;
 let keyring: Keyring;
@@ -60,4 +60,37 @@ test('a revoked key stays revoked, also when it is registered again', async () =
 test('a key lives until it expires', async () => {
   const record = await keyring.register(makeKey(), { name: 'six', expiresAtMs: NOW + 1_000 }, NOW);
   expect([isLive(record, NOW + 999), isLive(record, NOW + 1_000)]).toEqual([true, false]);
+});
+
+test('of two rotations at once one secret is good in the end, and the grace is for one that was', async () => {
+  const first = makeKey();
+  const { id } = await keyring.register(first, { name: 'seven' }, NOW);
+  const rotated = await Promise.all([1, 2, 3].map(() => keyring.rotate(id, 60_000, NOW)));
+  const keys = rotated.map((each) => each?.key ?? '');
+  const good = [];
+  for (const key of [first, ...keys]) if (await keyring.find(key, NOW)) good.push(key);
+  expect(good).toHaveLength(2);
+  const later = [];
+  for (const key of good) if (await keyring.find(key, NOW + 60_000)) later.push(key);
+  expect(later).toHaveLength(1);
+  expect(keys).toContain(later[0]);
+});
+
+test('a supplied key can be rotated, and is then not registered again', async () => {
+  const { id } = await keyring.register('a key of my own', { name: 'eight' }, NOW);
+  const rotated = await keyring.rotate(id, 0, NOW);
+  expect(rotated?.key).toMatch(new RegExp(`^sk_${id}_`));
+  expect(await keyring.find('a key of my own', NOW)).toBeUndefined();
+  await expect(keyring.register('a key of my own', { name: 'eight' }, NOW)).rejects.toThrow(KeyTaken);
+  expect((await keyring.find(rotated?.key ?? '', NOW))?.id).toBe(id);
+});
+
+test('a revoked key is neither rotated nor changed, also when it is revoked meanwhile', async () => {
+  const { id } = await keyring.register(makeKey(), { name: 'nine' }, NOW);
+  await Promise.all([keyring.revoke(id, NOW), keyring.rotate(id, 0, NOW).catch(() => {})]);
+  await expect(keyring.rotate(id, 0, NOW)).rejects.toThrow(KeyNotLive);
+  await expect(keyring.update(id, { name: 'ten' })).rejects.toThrow(KeyNotLive);
+  expect(await keyring.rotate('nobody', 0, NOW)).toBeUndefined();
+  expect(await keyring.update('nobody', { name: 'ten' })).toBeUndefined();
+  expect(await rig.redis.exists('{sluice}:key:nobody')).toBe(0);
 });
