@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import type { ServerResponse } from 'node:http';
 import { setTimeout as delay } from 'node:timers/promises';
-import { batchBody, batchLine, routesFor } from '@sluice/contract';
+import { type Bounds, batchBody, batchLine, routesFor } from '@sluice/contract';
 import {
   type App,
   type ChunkJob,
@@ -118,7 +118,12 @@ async function startGateway(settings: Settings, log: Log): Promise<App> {
   );
   const requestTimeoutSeconds = settings.REQUEST_TIMEOUT_SECONDS;
   const maxTextChars = settings.MAX_TEXT_CHARS;
-  const bounds = { maxTextChars, requestTimeoutSeconds, maxBatchTexts: settings.MAX_BATCH_TEXTS };
+  const bounds: Bounds = {
+    maxTextChars,
+    requestTimeoutSeconds,
+    maxBatchTexts: settings.MAX_BATCH_TEXTS,
+    models: [settings.MODEL],
+  };
   const routes = routesFor(bounds);
   const usage = new Usage(redis);
   const usageLog = new UsageLog(usage, clock, gatewayId, log);
@@ -131,7 +136,7 @@ async function startGateway(settings: Settings, log: Log): Promise<App> {
   const app = createApp({
     routes,
     handlers: {
-      ...predictionRoutes({ admission, dispatcher, model: settings.MODEL, requestTimeoutSeconds }),
+      ...predictionRoutes({ admission, dispatcher, requestTimeoutSeconds }),
       ...batchRoutes({
         ledger,
         queue: bulkQueue,

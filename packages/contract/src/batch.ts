@@ -1,18 +1,15 @@
 import { z } from 'zod';
-import { type Bounds, labelScoreSchema, textSchema } from './prediction.js';
+import { type Bounds, labelScoreSchema, modelId, textSchema } from './prediction.js';
 
 /** Most entries of a page. */
 const MAX_PAGE = 1_000;
 
 /** The JSON body of `POST /analyze_batch`. */
-export function batchBody({ maxTextChars, maxBatchTexts }: Bounds) {
+export function batchBody(bounds: Bounds) {
+  const { maxTextChars, maxBatchTexts } = bounds;
   return z.object({
     texts: z.array(textSchema(maxTextChars)).min(1).meta({ maxItems: maxBatchTexts }),
-    model: z
-      .string()
-      .min(1)
-      .optional()
-      .meta({ description: 'Id of a configured model; without it, the default' }),
+    model: modelId(bounds),
   });
 }
 
@@ -29,9 +26,9 @@ export function batchLine({ maxTextChars }: Bounds) {
   };
 }
 
-export const batchQuery = z.object({
-  model: z.string().min(1).optional().meta({ description: 'As `model` in a JSON body, for NDJSON' }),
-});
+export function batchQuery(bounds: Bounds) {
+  return z.object({ model: modelId(bounds) });
+}
 
 export const acceptedSchema = z
   .object({
@@ -67,6 +64,12 @@ export const jobSchema = z
   .meta({ id: 'Job' });
 export type JobBody = z.infer<typeof jobSchema>;
 
+/** An event of a stream (https://html.spec.whatwg.org/multipage/server-sent-events.html). */
+export const jobEventSchema = z.object({
+  event: z.enum(['progress', 'completed', 'failed', 'canceled']),
+  data: z.string().meta({ description: 'The job, as `GET /jobs/:id` gives it, in JSON' }),
+});
+
 export const itemSchema = z
   .object({
     index: z.int().min(0),
@@ -100,7 +103,11 @@ const limit = z.coerce
   .max(MAX_PAGE)
   .default(100)
   .meta({ description: `Entries of a page, up to ${MAX_PAGE}` });
-const cursor = z.string().optional().meta({ description: '`next_cursor` of the page before' });
+const cursor = z
+  .string()
+  .regex(/^[A-Za-z0-9_-]+$/, 'No such cursor')
+  .optional()
+  .meta({ description: '`next_cursor` of the page before' });
 
 export const pageQuery = z.object({ limit, cursor });
 export const resultsQuery = pageQuery.extend({

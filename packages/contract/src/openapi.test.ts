@@ -1,10 +1,17 @@
 import { expect, test } from '@jest/globals';
 import { Validator } from '@seriousme/openapi-schema-validator';
 import { openApi } from './openapi.js';
+import type { Bounds } from './prediction.js';
 import { problems } from './problem.js';
 import { problemsOf, routesFor } from './routes.js';
 
-const routes = routesFor({ maxTextChars: 10_000, requestTimeoutSeconds: 5, maxBatchTexts: 100 });
+const bounds: Bounds = {
+  maxTextChars: 10_000,
+  requestTimeoutSeconds: 5,
+  maxBatchTexts: 100,
+  models: ['one'],
+};
+const routes = routesFor(bounds);
 
 test('the document is valid OpenAPI 3.1 with a row for each route', async () => {
   const document = openApi(routes, '1.2.3');
@@ -25,7 +32,7 @@ test('every problem of the table that a route can meet is in its answers', () =>
 });
 
 test('the length of a text is counted in characters, not in UTF-16 units', () => {
-  const { body } = routesFor({ maxTextChars: 3, requestTimeoutSeconds: 5, maxBatchTexts: 100 }).predict;
+  const { body } = routesFor({ ...bounds, maxTextChars: 3 }).predict;
   expect(body.safeParse({ text: '👍👍👍' }).success).toBe(true);
   expect(body.safeParse({ text: '👍👍👍👍' }).success).toBe(false);
 });

@@ -8,10 +8,20 @@ export interface Bounds {
   requestTimeoutSeconds: number;
   /** Most texts of a batch. */
   maxBatchTexts: number;
+  /** Ids of the configured models, the default first. */
+  models: [string, ...string[]];
 }
 
 /** Shortest deadline a request may ask for, in seconds. */
 const MIN_TIMEOUT_SECONDS = 0.1;
+
+/** Which model a request is for. */
+export function modelId({ models }: Bounds) {
+  return z
+    .enum(models, 'No such model is configured')
+    .optional()
+    .meta({ description: 'Id of a configured model; without it, the default' });
+}
 
 function characters(text: string): number {
   let count = 0;
@@ -44,14 +54,11 @@ export function textSchema(maxTextChars: number) {
 }
 
 /** The body of `POST /predict` and `POST /analyze_comment`. */
-export function textBody({ maxTextChars, requestTimeoutSeconds }: Bounds) {
+export function textBody(bounds: Bounds) {
+  const { maxTextChars, requestTimeoutSeconds } = bounds;
   return z.object({
     text: textSchema(maxTextChars),
-    model: z
-      .string()
-      .min(1)
-      .optional()
-      .meta({ description: 'Id of a configured model; without it, the default' }),
+    model: modelId(bounds),
     timeout_seconds: z
       .number()
       .min(Math.min(MIN_TIMEOUT_SECONDS, requestTimeoutSeconds))

@@ -122,11 +122,6 @@ export function batchRoutes(services: Services): Pick<Handlers, 'analyzeBatch'> 
       const idempotency = idempotencyKey(request, record.id);
       const upload = await readUpload(request, response);
       const named = upload.model ?? query.model ?? model;
-      if (named !== model) {
-        throw new Problem('validation_failed', {
-          errors: [{ pointer: '/model', detail: 'No such model is configured' }],
-        });
-      }
       const jobId = randomUUID();
       const state = idempotency
         ? await fromRedis(ledger.claim(idempotency, jobId))

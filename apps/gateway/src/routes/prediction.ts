@@ -8,13 +8,11 @@ import type { Handlers } from './handlers.js';
 interface Services {
   admission: Admission;
   dispatcher: Dispatcher;
-  /** Id of the one configured model. */
-  model: string;
   requestTimeoutSeconds: number;
 }
 
 interface Work {
-  body: { text: string; model?: string | undefined; timeout_seconds?: number | undefined };
+  body: { text: string; timeout_seconds?: number | undefined };
   signal: AbortSignal;
   response: Response;
 }
@@ -23,15 +21,9 @@ interface Work {
 export function predictionRoutes({
   admission,
   dispatcher,
-  model,
   requestTimeoutSeconds,
 }: Services): Pick<Handlers, 'predict' | 'analyze' | 'analyzeComment'> {
   async function analyze({ body, signal, response }: Work, topK: number) {
-    if (body.model !== undefined && body.model !== model) {
-      throw new Problem('validation_failed', {
-        errors: [{ pointer: '/model', detail: 'No such model is configured' }],
-      });
-    }
     const timeoutMs = (body.timeout_seconds ?? requestTimeoutSeconds) * 1000;
     await admission.ensureWorker();
     admission.admit(timeoutMs);

@@ -273,7 +273,7 @@ export function readSettings(env: Readonly<Record<string, string | undefined>>):
     throw new SettingsError('TLS_CERT, TLS_KEY: set both or none');
   }
   throw new SettingsError(
-    parsed.error.issues.map(({ path, message }) => `${path.join('.')}: ${message}`).join('; '),
+    parsed.error.issues.map(({ path, message }) => `${String(path[0])}: ${message}`).join('; '),
   );
 }
 

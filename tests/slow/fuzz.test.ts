@@ -1,0 +1,215 @@
+import { createConnection } from 'node:net';
+import { gzipSync } from 'node:zlib';
+import { afterAll, beforeAll, expect, test } from '@jest/globals';
+import { post, Rig, request, until } from '../harness.js';
+
+/** A sample of so many seconds; without it all of it. */
+const sampleSeconds = Number(process.env.SECURITY_SECONDS || 0);
+const REQUESTS = 10_000;
+const AT_ONCE = 32;
+const SEED = Number(process.env.FUZZ_SEED || 14);
+
+let rig: Rig;
+beforeAll(async () => {
+  rig = await Rig.start({ quiet: true });
+});
+afterAll(() => rig.close());
+
+/** mulberry32: a small generator of numbers in [0, 1) that a seed repeats. */
+function random(seed: number): () => number {
+  let state = seed;
+  return () => {
+    state = (state + 0x6d2b79f5) | 0;
+    let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
+    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
+    return ((mixed ^ (mixed >>> 14)) >>> 0) / 4_294_967_296;
+  };
+}
+
+/** A hostile request, as bytes, and whether the connection is cut in the middle of it. */
+function hostile(next: () => number, key: string): { bytes: Buffer; cut: boolean } {
+  const pick = <T>(of: readonly T[]): T => of[Math.floor(next() * of.length)] as T;
+  const bytes = (most: number) =>
+    Buffer.from(Array.from({ length: Math.floor(next() * most) }, () => next() * 256));
+  const paths = [
+    '/predict',
+    '/analyze',
+    '/analyze_comment',
+    '/analyze_batch',
+    '/jobs',
+    '/jobs/x/results',
+    '/jobs/%00',
+    '/items/',
+    '/me',
+    '/',
+    '//',
+    '/../../etc/passwd',
+    '/docs/assets/..%2f..%2fpackage.json',
+    '*',
+    'http://[',
+    '/predict?text=%ff&__proto__[x]=1',
+    `/${'a'.repeat(9_000)}`,
+    '/jobs?limit=1e9&cursor=..',
+  ];
+  const methods = [
+    'POST',
+    'POST',
+    'POST',
+    'GET',
+    'HEAD',
+    'DELETE',
+    'OPTIONS',
+    'PUT',
+    'TRACE',
+    'CONNECT',
+    'PRI',
+    'post',
+    'G\u0000T',
+  ];
+  const bodies: (() => Buffer | string)[] = [
+    () => '{"text": "fine"}',
+    () => bytes(300),
+    () => '['.repeat(Math.floor(next() * 50_000)),
+    () =>
+      `{"text": ${JSON.stringify(String.fromCharCode(...Array.from({ length: 40 }, () => next() * 65_536)))}}`,
+    () => '{"__proto__": {"text": "x"}, "constructor": {"prototype": {"text": "x"}}}',
+    () => gzipSync(`{"text": "${'x'.repeat(Math.floor(next() * 3_000_000))}"}`),
+    () => gzipSync('{"text": "fine"}').subarray(0, Math.floor(next() * 30)),
+    () => `{"texts": [${'"a",'.repeat(Math.floor(next() * 100))}"b"], "model": 7}`,
+    () => `"a line"\n{"text": "another"}\n${next() < 0.5 ? '{' : ''}\n`,
+    () => '{"text": "[CLS] [SEP] [PAD] \\u0000 \\ud800", "timeout_seconds": 1e999}',
+    () => `{"text": 1e${Math.floor(next() * 999)}, "text": "twice", "top_k": -0}`,
+  ];
+  const body = Buffer.from(pick(bodies)());
+  const fields = [
+    `Content-Type: ${pick(['application/json', 'application/json', 'application/x-ndjson', 'application/json; charset=utf-7', 'text/plain', 'multipart/form-data; boundary=x', ';;;'])}`,
+    ...(next() < 0.8
+      ? [
+          `X-API-Key: ${next() < 0.7 ? key : pick(['', 'x', `sk_${'0'.repeat(12)}_${'A'.repeat(32)}`, '\u00ff\u00fe', "' OR 1=1 --", 'k'.repeat(4_000)])}`,
+        ]
+      : []),
+    ...(next() < 0.2
+      ? [
+          `Authorization: ${pick(['Bearer', `Bearer ${key}`, 'Basic eDp5', 'Bearer \t x', 'Digest nonsense'])}`,
+        ]
+      : []),
+    ...(next() < 0.3 ? [`Content-Encoding: ${pick(['gzip', 'br', 'gzip, gzip', 'identity', 'x'])}`] : []),
+    ...(next() < 0.1 ? [`Expect: ${pick(['100-continue', '200-maybe'])}`] : []),
+    ...(next() < 0.1 ? [`Idempotency-Key: ${pick(['a', 'b', '', 'c'.repeat(300)])}`] : []),
+    ...(next() < 0.1 ? [`X-Request-Id: ${pick(['ok', '<script>', 'a'.repeat(500)])}`] : []),
+    ...(next() < 0.1
+      ? [
+          pick([
+            'Host: two',
+            'no colon here',
+            ': empty',
+            'X\u0001: y',
+            'Folded: a\r\n b',
+            `Big: ${'y'.repeat(20_000)}`,
+            'Upgrade: websocket\r\nConnection: Upgrade',
+            'Upgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings',
+          ]),
+        ]
+      : []),
+  ];
+  const length = pick([
+    () => [`Content-Length: ${body.length}`],
+    () => [`Content-Length: ${body.length}`],
+    () => [`Content-Length: ${body.length}`],
+    () => [],
+    () => [
+      `Content-Length: ${pick(['-1', '1e3', '18446744073709551616', '0x10', String(body.length + 5), '3'])}`,
+    ],
+    () => ['Transfer-Encoding: chunked'],
+    () => [`Content-Length: ${body.length}`, 'Transfer-Encoding: chunked'],
+    () => ['Transfer-Encoding: gzip, chunked, identity'],
+  ])();
+  const version = pick([
+    'HTTP/1.1',
+    'HTTP/1.1',
+    'HTTP/1.1',
+    'HTTP/1.1',
+    'HTTP/1.0',
+    'HTTP/2.0',
+    'HTTP/9',
+    '',
+  ]);
+  const head = `${pick(methods)} ${pick(paths)} ${version}\r\n${['Host: x', ...fields, ...length].join('\r\n')}\r\n\r\n`;
+  const all = Buffer.concat([Buffer.from(head, 'latin1'), body]);
+  const cut = next() < 0.3;
+  return {
+    bytes: next() < 0.05 ? bytes(2_000) : cut ? all.subarray(0, Math.floor(next() * all.length)) : all,
+    cut,
+  };
+}
+
+/** Sends bytes and resolves to the beginning of the answer, if one comes soon. */
+function send(port: number, { bytes, cut }: { bytes: Buffer; cut: boolean }): Promise<string> {
+  return new Promise((resolve) => {
+    let answer = '';
+    const socket = createConnection({ port, host: '127.0.0.1' }, () => {
+      socket.write(bytes);
+      if (cut) setTimeout(() => socket.destroy(), 5);
+    });
+    const settle = () => {
+      socket.destroy();
+      resolve(answer);
+    };
+    socket.setTimeout(300, settle);
+    socket.on('data', (data) => {
+      if (answer.length < 20_000) answer += data;
+    });
+    socket.on('error', settle);
+    socket.on('close', settle);
+  });
+}
+
+test('after 10,000 hostile requests the service answers as before and has lost nothing', async () => {
+  const { app, url } = await rig.gateway({ AUTH_FAILURES_PER_MINUTE: '10000000', LOG_LEVEL: 'error' });
+  const worker = await rig.worker();
+  const port = Number(new URL(url).port);
+  const [key, attacker] = [await rig.key({ bulkLimit: 1_000_000 }), await rig.key({ bulkLimit: 1_000_000 })];
+  const predict = async () => (await post(`${url}/predict`, key, { text: 'This product is amazing!' })).body;
+  const before = await predict();
+  const texts = Array.from({ length: 3_000 }, (_, i) => `sentence number ${i} is ${i % 2 ? 'good' : 'bad'}`);
+  const { job_id: id } = (await post(`${url}/analyze_batch`, key, { texts })).body;
+
+  const next = random(SEED);
+  const end = sampleSeconds > 0 ? performance.now() + sampleSeconds * 1000 : Number.POSITIVE_INFINITY;
+  const statuses = new Map<string, number>();
+  let count = 0;
+  const attack = async () => {
+    while (count < REQUESTS && performance.now() < end) {
+      count++;
+      const answer = await send(port, hostile(next, attacker));
+      const status = /^HTTP\/1\.1 (\d+)/.exec(answer)?.[1] ?? 'none';
+      statuses.set(status, (statuses.get(status) ?? 0) + 1);
+      // Nothing of the inside in any answer, and 500 only where the model itself fails.
+      expect(answer).not.toMatch(/node_modules|\/src\/|internal_error|at \w+ \(|redis:\/\//);
+    }
+  };
+  await Promise.all(Array.from({ length: AT_ONCE }, attack));
+  process.stdout.write(`${count} hostile requests, seed ${SEED}: ${JSON.stringify([...statuses].sort())}\n`);
+  expect(count).toBeGreaterThan(sampleSeconds > 0 ? 500 : REQUESTS - 1);
+  // It was more than one wall that they met.
+  for (const status of ['200', '400', '401', '403', '404', '405', '413', '415', '422']) {
+    expect(statuses.get(status) ?? 0).toBeGreaterThan(0);
+  }
+
+  expect([app.child.exitCode, worker.child.exitCode]).toEqual([null, null]);
+  const { requests_remaining: _before, ...same } = before;
+  const { requests_remaining: _after, ...after } = await predict();
+  expect(after).toEqual(same);
+  const headers = { 'X-API-Key': key, Accept: 'application/x-ndjson' };
+  await until(
+    'the batch is finished',
+    async () => (await request(`${url}/jobs/${id}`, { headers })).body.status === 'completed',
+    60_000,
+  );
+  const results = (await request(`${url}/jobs/${id}/results`, { headers })).body
+    .trim()
+    .split('\n')
+    .map((line: string) => JSON.parse(line));
+  expect(results.map((result: { text: string }) => result.text)).toEqual(texts);
+  expect(results.every((result: { output?: unknown }) => result.output)).toBe(true);
+}, 900_000);

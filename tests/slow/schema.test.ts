@@ -1,0 +1,57 @@
+import { spawn, spawnSync } from 'node:child_process';
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterAll, beforeAll, expect, test } from '@jest/globals';
+import { Rig, root } from '../harness.js';
+
+/** A sample of so many seconds; without it all of it. */
+const sampleSeconds = Number(process.env.SECURITY_SECONDS || 0);
+const folder = join(root, 'tests/slow/schemathesis');
+const python = join(folder, '.venv/bin/python');
+
+let rig: Rig;
+beforeAll(async () => {
+  if (!existsSync(python)) {
+    for (const [command, ...args] of [
+      ['python3', '-m', 'venv', join(folder, '.venv')],
+      [python, '-m', 'pip', 'install', '-q', '-r', join(folder, 'requirements.txt')],
+    ]) {
+      expect(spawnSync(command ?? '', args, { stdio: 'inherit' }).status).toBe(0);
+    }
+  }
+  rig = await Rig.start({ quiet: true });
+}, 300_000);
+afterAll(() => rig?.close());
+
+test('schemathesis finds nothing that the reference does not say, with all its checks', async () => {
+  const { url } = await rig.gateway({ AUTH_FAILURES_PER_MINUTE: '10000000', LOG_LEVEL: 'warn' });
+  await rig.worker();
+  const key = await rig.key({
+    limits: [{ limit: 1_000_000_000, windowSeconds: 60 }],
+    bulkLimit: 1_000_000_000,
+  });
+  const run = spawn(
+    python,
+    [
+      ...['-m', 'schemathesis.cli', 'run', `${url}/openapi.json`, '-H', `X-API-Key: ${key}`],
+      // Ours stands for the built-in, which takes a job that was canceled for one that was erased.
+      ...['--checks', 'all', '--exclude-checks', 'use_after_free', '--seed', '1', '--continue-on-failure'],
+      ...(sampleSeconds > 0 ? ['--max-time', String(sampleSeconds)] : ['--max-examples', '200']),
+    ],
+    {
+      cwd: rig.folder,
+      env: { PATH: process.env.PATH, HOME: rig.folder, PYTHONPATH: folder, SCHEMATHESIS_HOOKS: 'checks' },
+    },
+  );
+  let output = '';
+  for (const stream of [run.stdout, run.stderr]) {
+    stream.setEncoding('utf8').on('data', (text: string) => {
+      output += text;
+    });
+  }
+  const code = await new Promise((resolve) => run.once('close', resolve));
+  // What it did, for whoever reads along.
+  process.stdout.write(`${output.slice(code === 0 ? output.lastIndexOf('= SUMMARY =') - 40 : 0)}\n`);
+  expect(code).toBe(0);
+  expect(output).toMatch(/Test cases:\s+\d{3,} generated/);
+}, 1_800_000);
