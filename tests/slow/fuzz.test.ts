@@ -93,7 +93,11 @@ function hostile(next: () => number, key: string): { bytes: Buffer; cut: boolean
           `Authorization: ${pick(['Bearer', `Bearer ${key}`, 'Basic eDp5', 'Bearer \t x', 'Digest nonsense'])}`,
         ]
       : []),
-    ...(next() < 0.3 ? [`Content-Encoding: ${pick(['gzip', 'br', 'gzip, gzip', 'identity', 'x'])}`] : []),
+    ...(body[0] === 0x1f && next() < 0.8
+      ? ['Content-Encoding: gzip']
+      : next() < 0.1
+        ? [`Content-Encoding: ${pick(['gzip', 'br', 'gzip, gzip', 'identity', 'x'])}`]
+        : []),
     ...(next() < 0.1 ? [`Expect: ${pick(['100-continue', '200-maybe'])}`] : []),
     ...(next() < 0.1 ? [`Idempotency-Key: ${pick(['a', 'b', '', 'c'.repeat(300)])}`] : []),
     ...(next() < 0.1 ? [`X-Request-Id: ${pick(['ok', '<script>', 'a'.repeat(500)])}`] : []),
@@ -112,29 +116,22 @@ function hostile(next: () => number, key: string): { bytes: Buffer; cut: boolean
         ]
       : []),
   ];
-  const length = pick([
-    () => [`Content-Length: ${body.length}`],
-    () => [`Content-Length: ${body.length}`],
-    () => [`Content-Length: ${body.length}`],
-    () => [],
-    () => [
-      `Content-Length: ${pick(['-1', '1e3', '18446744073709551616', '0x10', String(body.length + 5), '3'])}`,
-    ],
-    () => ['Transfer-Encoding: chunked'],
-    () => [`Content-Length: ${body.length}`, 'Transfer-Encoding: chunked'],
-    () => ['Transfer-Encoding: gzip, chunked, identity'],
-  ])();
-  const version = pick([
-    'HTTP/1.1',
-    'HTTP/1.1',
-    'HTTP/1.1',
-    'HTTP/1.1',
-    'HTTP/1.0',
-    'HTTP/2.0',
-    'HTTP/9',
-    '',
-  ]);
-  const head = `${pick(methods)} ${pick(paths)} ${version}\r\n${['Host: x', ...fields, ...length].join('\r\n')}\r\n\r\n`;
+  // Most keep to the form of HTTP, so that they come further.
+  const length = (
+    next() < 0.85
+      ? () => [`Content-Length: ${body.length}`]
+      : pick([
+          () => [],
+          () => [
+            `Content-Length: ${pick(['-1', '1e3', '18446744073709551616', '0x10', String(body.length + 5), '3'])}`,
+          ],
+          () => ['Transfer-Encoding: chunked'],
+          () => [`Content-Length: ${body.length}`, 'Transfer-Encoding: chunked'],
+          () => ['Transfer-Encoding: gzip, chunked, identity'],
+        ])
+  )();
+  const version = next() < 0.92 ? 'HTTP/1.1' : pick(['HTTP/1.0', 'HTTP/2.0', 'HTTP/9', '']);
+  const head = `${next() < 0.6 ? 'POST' : pick(methods)} ${next() < 0.5 ? pick(paths.slice(0, 4)) : pick(paths)} ${version}\r\n${['Host: x', ...fields, ...length].join('\r\n')}\r\n\r\n`;
   const all = Buffer.concat([Buffer.from(head, 'latin1'), body]);
   const cut = next() < 0.3;
   return {

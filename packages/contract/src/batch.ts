@@ -103,9 +103,14 @@ const limit = z.coerce
   .max(MAX_PAGE)
   .default(100)
   .meta({ description: `Entries of a page, up to ${MAX_PAGE}` });
+/** Opaque to clients: a place in the list. */
+const CURSOR = /^p(\d{1,9})$/;
+export const cursorOf = (offset: number): string => `p${offset}`;
+/** The place that a cursor stands for; 0 without one. */
+export const offsetOf = (given: string | undefined): number => Number(CURSOR.exec(given ?? '')?.[1] ?? 0);
 const cursor = z
   .string()
-  .regex(/^[A-Za-z0-9_-]+$/, 'No such cursor')
+  .regex(CURSOR, 'No such cursor')
   .optional()
   .meta({ description: '`next_cursor` of the page before' });
 

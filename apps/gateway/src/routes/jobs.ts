@@ -1,5 +1,5 @@
 import { once } from 'node:events';
-import { type ItemBody, problems } from '@sluice/contract';
+import { cursorOf, type ItemBody, offsetOf, problems } from '@sluice/contract';
 import {
   type BatchRecord,
   CHUNK_TEXTS,
@@ -16,7 +16,6 @@ import type { Queue } from 'bullmq';
 import type { Response } from 'express';
 import { fromRedis, Problem } from '../errors/problem.js';
 import type { Changes } from '../events/changes.js';
-import { cursorOf, offsetOf } from './cursor.js';
 import type { Handlers } from './handlers.js';
 import { jobBody } from './jobBody.js';
 

@@ -1,4 +1,4 @@
-import type { AdminRoutes } from '@sluice/contract';
+import { type AdminRoutes, cursorOf, offsetOf } from '@sluice/contract';
 import {
   type KeyChanges,
   KeyNotLive,
@@ -11,7 +11,6 @@ import {
   type Usage,
 } from '@sluice/shared';
 import { fromRedis, Problem } from '../errors/problem.js';
-import { cursorOf, offsetOf } from './cursor.js';
 import type { HandlersOf } from './handlers.js';
 
 interface Services {
