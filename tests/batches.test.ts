@@ -393,6 +393,17 @@ test('a stream of events ends also when Redis was away at the end', async () => 
   expect((await events).body).toMatch(/event: completed/);
 });
 
+test('to another key a job is not there', async () => {
+  const other = await rig.key();
+  const { body } = await submit(['fine']);
+  for (const path of ['', '/results', '/events']) {
+    expect((await get(`/jobs/${body.job_id}${path}`, {}, other)).status).toBe(404);
+  }
+  expect((await remove(body.job_id, other)).status).toBe(404);
+  expect((await get('/jobs', {}, other)).body.jobs).toEqual([]);
+  expect((await get(`/jobs/${body.job_id}`)).status).toBe(200);
+});
+
 test('revoking a key cancels its unfinished jobs, and a record made anew starts from nothing', async () => {
   const other = await rig.key();
   const { body } = await submit(repeated(100), {}, other);

@@ -1,3 +1,4 @@
+import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from '@jest/globals';
@@ -61,6 +62,23 @@ function defaults(): Record<string, unknown> {
       .map(([name]) => [name, true]),
   );
 }
+
+test('each test that SECURITY.md names is there', () => {
+  const { stdout } = spawnSync('git', ['ls-files', '*.test.ts'], { cwd: root, encoding: 'utf8' });
+  const files = stdout.split('\n').filter(Boolean);
+  const tests = files.map(read).join('\n').replaceAll("\\'", "'");
+  const rows = read('SECURITY.md')
+    .split('\n')
+    .filter((line) => /^\| (?!who |---)/.test(line));
+  expect(rows.length).toBeGreaterThan(10);
+  for (const row of rows) {
+    const name = row.split('|')[4]?.trim() ?? '';
+    expect([
+      name,
+      name !== '' && ["'", '"'].some((quote) => tests.includes(`${quote}${name}${quote}`)),
+    ]).toEqual([name, true]);
+  }
+});
 
 test('nothing in the repository names a registry host or an absolute path of a machine', () => {
   expect(read('package-lock.json')).not.toMatch(/"resolved": "https?:/);
