@@ -116,6 +116,7 @@ function securityHeaders(secure: boolean): RequestHandler {
         'upgrade-insecure-requests': null,
       },
     },
+    xFrameOptions: { action: 'deny' },
     strictTransportSecurity: secure && { maxAge: 31_536_000, includeSubDomains: false },
   });
 }
