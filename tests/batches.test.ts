@@ -90,7 +90,9 @@ async function batchKeys(): Promise<string[]> {
   return all
     .filter(
       (name) =>
-        !/^\{sluice\}:(key:|keys$|limit:|guesses:|replies:|worker:|workers$|waiting:|sweeper$)/.test(name),
+        !/^\{sluice\}:(key:|keys$|usage(-mark)?:|limit:|guesses:|replies:|worker:|workers$|waiting:|sweeper$)/.test(
+          name,
+        ),
     )
     .filter((name) => !/-(bulk|interactive):(meta|events|marker|stalled-check|id|stalled)$/.test(name))
     .sort();
