@@ -196,6 +196,7 @@ function developmentKey() {
 /** ADMIN_TOKEN, else one that is made once and kept. */
 function adminToken() {
   if (process.env.ADMIN_TOKEN) return process.env.ADMIN_TOKEN;
+  mkdirSync(dataDir, { recursive: true, mode: 0o700 });
   tryTo(() =>
     writeFileSync(tokenFile, `${randomBytes(24).toString('base64url')}\n`, { flag: 'wx', mode: 0o600 }),
   );
