@@ -51,6 +51,7 @@ export function createApp<Table extends Readonly<Record<string, Route>>>(doors: 
   app.disable('x-powered-by');
   app.disable('etag');
   app.set('trust proxy', doors.trustProxy);
+  app.use(securityHeaders(doors.secure));
   app.use((request, response, next) => {
     response.locals.requestId = requestIdOf(request);
     response.set('X-Request-Id', response.locals.requestId);
@@ -71,7 +72,6 @@ export function createApp<Table extends Readonly<Record<string, Route>>>(doors: 
     }
     next();
   });
-  app.use(securityHeaders(doors.secure));
   if (doors.corsOrigins.length > 0) app.use(crossOrigin(doors.corsOrigins));
 
   if (publicDocs && 'docs' in routes) mountDocsAssets(app);
