@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { generate } from 'selfsigned';
 import { clientOf } from '../apps/gateway/src/auth/guesses.js';
-import { faultyWorkerMain, post, Rig, request, until } from './harness.js';
+import { faultyWorkerMain, gatewayMain, post, Rig, request, until } from './harness.js';
 
 let rig: Rig;
 let url: string;
@@ -256,6 +256,48 @@ test('HTTPS, with a certificate that is renewed while it runs', async () => {
   expect(await look()).toEqual({ status: 200, hsts: 'max-age=31536000', name: 'first' });
   await issue('second');
   await until('the new certificate serves', async () => (await look()).name === 'second', 25_000);
+});
+
+test('connections that never become secure are let go', async () => {
+  const made = await generate([{ name: 'commonName', value: 'slow' }], {
+    keySize: 2048,
+    algorithm: 'sha256',
+  });
+  const [cert, keyFile] = [join(rig.folder, 'slow.pem'), join(rig.folder, 'slow.key')];
+  writeFileSync(keyFile, made.private);
+  writeFileSync(cert, made.cert);
+  const app = rig.spawn(gatewayMain, { TLS_CERT: cert, TLS_KEY: keyFile });
+  const { port: tlsPort } = await app.ready();
+  // Nothing, the beginning of a ClientHello, plain HTTP.
+  const closed = ['', '\u0016\u0003\u0001\u0002\u0000\u0001', 'GET / HTTP/1.1\r\nHost: x\r\n\r\n'].map(
+    async (bytes) => {
+      const socket = createConnection({ port: Number(tlsPort), host: '127.0.0.1' });
+      socket.on('error', () => {});
+      socket.resume();
+      const gone = once(socket, 'close');
+      socket.write(Buffer.from(bytes, 'latin1'));
+      await gone;
+    },
+  );
+  await Promise.all(closed);
+});
+
+test('what is no URL is answered in its turn, with the id that the caller gave', async () => {
+  const body = '{"text": "«slow:300» first"}';
+  const first = `POST /predict HTTP/1.1\r\nHost: x\r\nX-API-Key: ${key}\r\nContent-Type: application/json\r\nContent-Length: ${Buffer.byteLength(body)}\r\n\r\n${body}`;
+  for (const second of [
+    'GET http://[ HTTP/1.1\r\nHost: x\r\nX-Request-Id: mine\r\n\r\n',
+    'CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n',
+  ]) {
+    const answers = await raw(first, second);
+    expect([...answers.matchAll(/HTTP\/1\.1 (\d+)/g)].map(([, status]) => status)).toEqual([
+      '200',
+      second.startsWith('GET') ? '400' : '405',
+    ]);
+    if (second.startsWith('GET')) expect(answers).toMatch(/^X-Request-Id: mine\r$/im);
+  }
+  const expecting = await raw('GET http://[ HTTP/1.1\r\nHost: x\r\nExpect: x\r\n\r\n');
+  expect(expecting).toMatch(/^HTTP\/1\.1 400 [\s\S]*"code":"bad_request"/);
 });
 
 test.each([

@@ -86,7 +86,8 @@ export function createProblemServer(
   const listener: RequestListener = (request, response) => {
     if (URL.canParse(request.url ?? '', 'http://host')) app(request, response);
     // express would answer it by itself, as a page.
-    else answerRaw(request.socket, new Problem('bad_request', { detail: 'The request target is no URL' }));
+    else
+      answerPlain(request, response, new Problem('bad_request', { detail: 'The request target is no URL' }));
   };
   const server: Server = tls
     ? createTlsServer({ ...options, ...tls, handshakeTimeout: HANDSHAKE_TIMEOUT_MS }, listener)
@@ -105,11 +106,24 @@ export function createProblemServer(
   // express refuses what is expected and not understood.
   server.on('checkExpectation', (request, response) => {
     begin(request, response);
-    app(request, response);
+    listener(request, response);
   });
-  server.on('tlsClientError', (err: Error) => log.debug({ err }, 'A connection failed before it was secure'));
+  // Before Node makes a clientError of it: an answer would wait for a handshake that never ends, and so would the socket.
+  server.prependListener('tlsClientError', (err: Error, socket: Duplex) => {
+    log.debug({ err }, 'A connection failed before it was secure');
+    socket.destroy();
+  });
+  /** What comes behind a request is not answered before it; a body that breaks off is the end of its own. */
+  const refuseNext = (socket: Duplex, problem: Problem) => {
+    const running = current.get(socket);
+    const refuse = () => answerRaw(socket, problem, lingerTimeout);
+    if (running?.request.complete && !running.response.writableFinished)
+      running.response.once('finish', refuse);
+    else refuse();
+  };
   server.on('connect', (_request, socket) => {
-    answerRaw(socket, new Problem('method_not_allowed', { headers: { Allow: 'GET, HEAD, POST, OPTIONS' } }));
+    socket.on('error', () => socket.destroy());
+    refuseNext(socket, new Problem('method_not_allowed', { headers: { Allow: 'GET, HEAD, POST, OPTIONS' } }));
   });
   server.on('clientError', (error: NodeJS.ErrnoException, socket) => {
     if (error.code === 'ECONNRESET' || !socket.writable) {
@@ -118,19 +132,13 @@ export function createProblemServer(
     }
     const code = parserProblems[error.code ?? ''] ?? 'bad_request';
     log.debug({ code, reason: error.code }, 'Refused by the HTTP parser');
-    const running = current.get(socket);
-    const refuse = () => answerRaw(socket, new Problem(code));
-    // What comes behind a request is not answered before it; a body that breaks off is the end of its own.
-    if (running?.request.complete && !running.response.writableFinished)
-      running.response.once('finish', refuse);
-    else refuse();
+    refuseNext(socket, new Problem(code));
   });
   return server;
 }
 
-/** Answers where there is no request for express, and closes. */
-function answerRaw(socket: Duplex, problem: Problem): void {
-  const requestId = randomUUID();
+/** An answer without express, behind which the connection closes. */
+function plainAnswer(problem: Problem, requestId: string) {
   const body = JSON.stringify(problem.body(requestId));
   const headers = {
     ...problem.headers,
@@ -139,7 +147,21 @@ function answerRaw(socket: Duplex, problem: Problem): void {
     'X-Request-Id': requestId,
     Connection: 'close',
   };
+  return { body, headers };
+}
+
+/** Answers a request that express cannot read, in its turn. */
+function answerPlain(request: IncomingMessage, response: ServerResponse, problem: Problem): void {
+  const { body, headers } = plainAnswer(problem, requestIdOf(request));
+  response.writeHead(problem.status, headers).end(body);
+}
+
+/** Answers where there is no request, and closes; a client that does not read the answer is not waited for. */
+function answerRaw(socket: Duplex, problem: Problem, lingerMs: number): void {
+  const { body, headers } = plainAnswer(problem, randomUUID());
   socket.on('error', () => socket.destroy());
+  const late = setTimeout(() => socket.destroy(), lingerMs);
+  socket.once('close', () => clearTimeout(late));
   // The request that is cut off by this hears of it when the socket closes.
   socket.end(
     [
