@@ -79,9 +79,11 @@ test('rubbish that somebody puts into the queues is moved to failed, and the wor
     const at = (part: string) => `{sluice}:${name}:${part}`;
     await rig.redis.hset(at('torn'), { name: 'x', data: '{"v": 2, "te', opts: '{}', timestamp: '1' });
     await rig.redis.hset(at('odd'), { name: 'x', data: '{}', opts: 'odd', timestamp: '1' });
-    await rig.redis.lpush(at('wait'), 'torn', 'odd', 'nobody');
+    await rig.redis.hset(at('none'), { name: 'x', data: '{}', opts: 'null', timestamp: '1' });
+    await rig.redis.set(at('text'), 'no record');
+    await rig.redis.lpush(at('wait'), 'torn', 'odd', 'none', 'text', 'nobody');
     await queue.add('rubbish', {}, { jobId: 'last' });
-    await until('all have failed', async () => (await queue.getFailedCount()) >= rubbish.length + 4, 15_000);
+    await until('all have failed', async () => (await queue.getFailedCount()) >= rubbish.length + 5, 15_000);
     expect(await queue.getJobCounts('wait', 'active')).toEqual({ wait: 0, active: 0 });
     await queue.close();
   }

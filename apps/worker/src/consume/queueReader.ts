@@ -95,7 +95,7 @@ export class QueueReader {
         const job = await this.#worker.getNextJob(token);
         if (job !== undefined) this.#hold(job, token);
       } catch (err) {
-        if (err instanceof SyntaxError && (await this.#expel(token))) continue;
+        if (await this.#expel(token)) continue;
         log.debug({ err }, 'The queue could not be asked');
         await delay(RETRY_MS, undefined, { ref: false });
       }
@@ -132,18 +132,25 @@ export class QueueReader {
   }
 
   /**
-   * Fails a job that was fetched and cannot be parsed, which somebody else has put there: BullMQ gives no job then, and
-   * would have it fetched again and again. Resolves to whether there was one.
+   * Fails a job that was fetched and is none, which somebody else has put there: BullMQ throws then, and would have it
+   * fetched again and again. Resolves to whether there was one.
    * @param token of its lock
    */
   async #expel(token: string): Promise<boolean> {
     const { redis, queueName, log } = this.#options;
+    // It was the connection that failed.
+    if (redis.status !== 'ready') return false;
     try {
       for (const id of await redis.lrange(this.#worker.toKey('active'), 0, -1)) {
         if ((await redis.get(`${this.#worker.toKey(id)}:lock`)) !== token) continue;
+        log.warn({ id, queue: queueName }, 'A job failed: what stands in Redis is no job');
+        const record = this.#worker.toKey(id);
+        // Only what has a record can fail.
+        if ((await redis.type(record)) !== 'hash') {
+          await redis.multi().del(record).hset(record, 'name', 'not a job').exec();
+        }
         const job = new Job(this.#worker, 'not a job', null, {}, id);
-        log.warn({ id, queue: queueName }, 'A job failed: it is not JSON');
-        await job.moveToFailed(new UnrecoverableError('Not a job: it is not JSON'), token);
+        await job.moveToFailed(new UnrecoverableError('Not a job: its record cannot be read'), token);
         return true;
       }
     } catch (err) {
