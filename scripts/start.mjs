@@ -9,6 +9,7 @@ import {
   linkSync,
   mkdirSync,
   readFileSync,
+  renameSync,
   rmdirSync,
   rmSync,
   statSync,
@@ -122,6 +123,7 @@ async function keepRedis(port) {
  * @param onReady is told them each time
  */
 function keepApp(name, onReady = () => {}) {
+  const secrets = name === 'gateway' ? { ADMIN_TOKEN: adminToken() } : {};
   return new Promise((ready) => {
     let failures = 0;
     const start = () => {
@@ -136,7 +138,7 @@ function keepApp(name, onReady = () => {}) {
           ...process.env,
           LOG_FORMAT: process.env.LOG_FORMAT || 'pretty',
           DATA_DIR: dataDir,
-          ...(name === 'gateway' ? { ADMIN_TOKEN: adminToken() } : {}),
+          ...secrets,
         },
       });
       running.set(name, child);
@@ -193,14 +195,24 @@ function developmentKey() {
   return JSON.parse(stdout).key;
 }
 
-/** ADMIN_TOKEN, else one that is made once and kept. */
+/** ADMIN_TOKEN, else one that is made once and kept: never half-written, and of several that make one the first wins. */
 function adminToken() {
   if (process.env.ADMIN_TOKEN) return process.env.ADMIN_TOKEN;
-  mkdirSync(dataDir, { recursive: true, mode: 0o700 });
-  tryTo(() =>
-    writeFileSync(tokenFile, `${randomBytes(24).toString('base64url')}\n`, { flag: 'wx', mode: 0o600 }),
-  );
-  return readFileSync(tokenFile, 'utf8').trim();
+  const kept = () => existsSync(tokenFile) && readFileSync(tokenFile, 'utf8').trim();
+  const fresh = `${tokenFile}.${process.pid}`;
+  try {
+    mkdirSync(dataDir, { recursive: true, mode: 0o700 });
+    if (kept()) return kept();
+    writeFileSync(fresh, `${randomBytes(24).toString('base64url')}\n`, { mode: 0o600 });
+    // Somebody's empty file gives way.
+    if (existsSync(tokenFile)) renameSync(fresh, tokenFile);
+    else tryTo(() => linkSync(fresh, tokenFile));
+    return kept();
+  } catch (error) {
+    throw new SetupError(`DATA_DIR: ${error.message}`);
+  } finally {
+    rmSync(fresh, { force: true });
+  }
 }
 
 /** Tells the CLI where Sluice runs. */

@@ -395,6 +395,26 @@ test('a stream of events ends also when Redis was away at the end', async () => 
   expect((await events).body).toMatch(/event: completed/);
 });
 
+test('whoever is refused in the middle of a long upload reads why, though it sends all of it first', async () => {
+  const poor = await rig.key({ bulkLimit: 10 });
+  const body = Array.from({ length: 200_000 }, (_, i) => JSON.stringify(`${i} ${'x'.repeat(200)}`)).join(
+    '\n',
+  );
+  const socket = createConnection({ port: Number(new URL(url).port), host: '127.0.0.1' });
+  let answer = '';
+  socket.on('error', (error) => {
+    answer += error.message;
+  });
+  const head = `POST /analyze_batch HTTP/1.1\r\nHost: x\r\nX-API-Key: ${poor}\r\nContent-Type: application/x-ndjson\r\nContent-Length: ${Buffer.byteLength(body)}\r\n\r\n`;
+  await new Promise((resolve) => socket.write(head + body, resolve));
+  socket.on('data', (data) => {
+    answer += data;
+  });
+  await until('it is answered', () => answer !== '');
+  socket.destroy();
+  expect(answer).toMatch(/^HTTP\/1\.1 413 /);
+});
+
 test('to another key a job is not there', async () => {
   const other = await rig.key();
   const { body } = await submit(['fine']);

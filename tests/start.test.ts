@@ -203,3 +203,30 @@ test('the CLI finds the Redis of a running start', async () => {
   expect(await list.exit()).toBe(0);
   expect(JSON.parse(list.output)).toMatchObject([{ key_id: key.split('_')[1], status: 'live' }]);
 });
+
+test('a gateway alone starts in a fresh folder, and a token that was lost half-way is made again', async () => {
+  const { url } = await curl(start());
+  const { redisUrl } = JSON.parse(readFileSync(join(folder, 'runtime.json'), 'utf8'));
+  const other = join(folder, 'not/there/yet');
+  const more = new App(process.execPath, [join(root, 'scripts/start.mjs'), 'gateway'], {
+    DATA_DIR: other,
+    REDIS_URL: redisUrl,
+    PORT: '0',
+    ADMIN_PORT: '0',
+  });
+  started.push(more);
+  await until('it is ready', () => more.output.includes('The gateway is ready'), 20_000);
+  expect(statSync(join(other, 'admin-token')).mode & 0o777).toBe(0o600);
+  expect((await request(`${url}/health`)).status).toBe(200);
+  await started[0]?.stop();
+  await more.stop();
+
+  writeFileSync(join(folder, 'admin-token'), '');
+  const again = start();
+  await curl(again);
+  const adminUrl = /(http:\S+)\/admin\/keys/.exec(again.output)?.[1];
+  const token = readFileSync(join(folder, 'admin-token'), 'utf8').trim();
+  expect(token).toMatch(/^[\w-]{32}$/);
+  const listed = await request(`${adminUrl}/admin/keys`, { headers: { Authorization: `Bearer ${token}` } });
+  expect(listed.status).toBe(200);
+});

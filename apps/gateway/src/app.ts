@@ -222,6 +222,7 @@ const FAILED_AUTHENTICATION: ReadonlySet<string> = new Set([
 /** One line a request: never its text, its key or its query. */
 function logWhenDone(request: Request, response: Response, log: Log): void {
   const startedMs = performance.now();
+  const { ip } = request;
   response.on('close', () => {
     const { requestId, keyId, code } = response.locals;
     // Probes come every few seconds and say nothing while they are answered.
@@ -235,7 +236,7 @@ function logWhenDone(request: Request, response: Response, log: Log): void {
         ms: Math.round(performance.now() - startedMs),
         ...(keyId ? { key_id: keyId } : {}),
         ...(code ? { code } : {}),
-        ...(FAILED_AUTHENTICATION.has(code) ? { address: request.ip } : {}),
+        ...(FAILED_AUTHENTICATION.has(code) ? { address: ip } : {}),
       },
       'request',
     );

@@ -50,12 +50,14 @@ export function createAuthenticate(keyring: Keyring, guesses: Guesses, usage: Us
     access: Exclude<Route['access'], 'open' | 'admin'>,
   ): Promise<Caller> {
     const key = presentedKey(request.headersDistinct);
+    // Read now: of a connection that is gone there is no address.
+    const address = request.ip;
     const nowMs = clock.now();
     if (clock.away || nowMs === undefined) throw new Problem('unavailable');
     const record = key.length > MAX_KEY_CHARS ? undefined : await fromRedis(keyring.find(key, nowMs));
     if (record === undefined || !isLive(record, nowMs)) {
       if (record) usage.refused(record.id);
-      await guesses.note(request.ip);
+      await guesses.note(address);
       throw new Problem('invalid_api_key');
     }
     if (access !== 'key' && !record.scopes.includes(access)) {

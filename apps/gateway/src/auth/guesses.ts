@@ -9,8 +9,11 @@ const NETWORK_GROUPS = 4;
 
 /** What an address is counted under: IPv6 by its network of 64 bits, IPv4 also where it comes as IPv6. */
 export function clientOf(address: string | undefined): string {
-  if (address === undefined || !ipaddr.isValid(address)) return 'unknown';
-  const parsed = ipaddr.process(address);
+  // Some proxies forward the port too.
+  const [, v6, v4] = /^(?:\[(.*)\](?::\d+)?|([\d.]+):\d+)$/.exec(address ?? '') ?? [];
+  const bare = v6 ?? v4 ?? address ?? '';
+  if (!ipaddr.isValid(bare)) return 'unknown';
+  const parsed = ipaddr.process(bare);
   if (parsed instanceof ipaddr.IPv4) return parsed.toString();
   return `${parsed.parts
     .slice(0, NETWORK_GROUPS)

@@ -95,6 +95,8 @@ async function* patiently(
   } finally {
     clearTimeout(silence);
     request.off('data', heard);
+    // Refused by whoever takes the texts: the client may finish sending, and reads why.
+    if (!request.complete) request.unpipe().resume();
   }
 }
 
