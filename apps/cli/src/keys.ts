@@ -111,7 +111,9 @@ export function addKeysCommands(program: Command): void {
     .description('all keys, without their secrets')
     .action(() =>
       withKeyring(async (keyring, nowMs) => {
-        const records = (await keyring.list()).map((record) => keyBody(record, nowMs));
+        const { records: found, unreadable } = await keyring.list();
+        const records = found.map((record) => keyBody(record, nowMs));
+        for (const id of unreadable) process.stderr.write(`sluice: the record of ${id} cannot be read\n`);
         print(keys, records, () =>
           records.length === 0 ? 'No keys yet: sluice keys create --name …' : keyTable(records),
         );
@@ -198,7 +200,8 @@ async function ensure(
   const kept = await readKeyFile(keyFile);
   const inFile = await registerKept(keyring, name, kept, nowMs);
   if (inFile) return inFile;
-  const named = (await keyring.list()).find((record) => record.name === name && isLive(record, nowMs));
+  const { records } = await keyring.list();
+  const named = records.find((record) => record.name === name && isLive(record, nowMs));
   if (named !== undefined) {
     // Whoever ensures the same at the same time may have been first.
     const other = await registerKept(keyring, name, await readKeyFile(keyFile), nowMs);

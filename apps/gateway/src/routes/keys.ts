@@ -52,10 +52,11 @@ export function keyRoutes({
     async keys({ query: { limit, cursor } }) {
       const nowMs = now();
       const offset = offsetOf(cursor);
-      const records = await fromRedis(keyring.list(offset, limit + 1));
+      const { records, unreadable, more } = await fromRedis(keyring.list(offset, limit));
+      if (unreadable.length > 0) log.warn({ key_ids: unreadable }, 'Records of keys cannot be read');
       return {
-        keys: records.slice(0, limit).map((record) => keyBody(record, nowMs)),
-        next_cursor: records.length > limit ? cursorOf(offset + limit) : null,
+        keys: records.map((record) => keyBody(record, nowMs)),
+        next_cursor: more ? cursorOf(offset + limit) : null,
       };
     },
 

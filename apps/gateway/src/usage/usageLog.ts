@@ -74,22 +74,29 @@ export class UsageLog {
     const nowMs = this.#clock.now();
     if (nowMs === undefined || this.#clock.away) return;
     // While Redis refuses what was counted before, more of it is added up here.
-    if (this.#calls.length === 0) {
-      const all = [...this.#counted.values()];
-      this.#counted.clear();
-      for (let i = 0; i < all.length; i += KEYS_AT_ONCE) {
-        this.#calls.push({ number: ++this.#number, counted: all.slice(i, i + KEYS_AT_ONCE) });
-      }
+    if (!(await this.#send(nowMs))) return;
+    const all = [...this.#counted.values()];
+    this.#counted.clear();
+    for (let i = 0; i < all.length; i += KEYS_AT_ONCE) {
+      this.#calls.push({ number: ++this.#number, counted: all.slice(i, i + KEYS_AT_ONCE) });
     }
+    await this.#send(nowMs);
+  }
+
+  /** Sends what goes to Redis; resolves to whether all of it has arrived. */
+  async #send(nowMs: number): Promise<boolean> {
     for (let call = this.#calls[0]; call !== undefined; call = this.#calls[0]) {
       try {
-        await this.#usage.add({ gatewayId: this.#gatewayId, number: call.number }, call.counted, nowMs);
+        const id = { gatewayId: this.#gatewayId, number: call.number };
+        const left = await this.#usage.add(id, call.counted, nowMs);
+        if (left.length > 0) this.#log.warn({ left }, 'Usage of some keys cannot be counted');
       } catch (err) {
         this.#log.debug({ err }, 'Usage could not be counted yet');
-        return;
+        return false;
       }
       this.#calls.shift();
     }
+    return true;
   }
 
   #of(keyId: string): Counted {

@@ -44,7 +44,7 @@ test('registering a key twice changes nothing, also at the same time', async () 
   await keyring.register(key, { name: 'another' }, NOW + 1);
   expect(new Set(records.map((record) => JSON.stringify(record))).size).toBe(1);
   expect(await keyring.find(key, NOW)).toEqual(records[0]);
-  expect((await keyring.list()).filter(({ id }) => id === keyIdOf(key))).toHaveLength(1);
+  expect((await keyring.list()).records.filter(({ id }) => id === keyIdOf(key))).toHaveLength(1);
 });
 
 test('a revoked key stays revoked, also when it is registered again', async () => {
@@ -93,4 +93,25 @@ test('a revoked key is neither rotated nor changed, also when it is revoked mean
   expect(await keyring.rotate('nobody', 0, NOW)).toBeUndefined();
   expect(await keyring.update('nobody', { name: 'ten' })).toBeUndefined();
   expect(await rig.redis.exists('{sluice}:key:nobody')).toBe(0);
+});
+
+test('a record that is gone or broken hides no other key from a list, nor from its pages', async () => {
+  const ids: string[] = [];
+  for (let i = 0; i < 5; i++) {
+    ids.push((await keyring.register(makeKey(), { name: `page ${i}` }, NOW + 1_000_000 + i)).id);
+  }
+  const [, gone = '', , broken = ''] = ids;
+  await rig.redis.del(`{sluice}:key:${gone}`);
+  await rig.redis.hset(`{sluice}:key:${broken}`, 'scopes', 'everything');
+  const first = await rig.redis.zrank('{sluice}:keys', ids[0] ?? '');
+  const seen: string[] = [];
+  const unreadable: string[] = [];
+  for (let offset = first ?? 0, more = true; more; offset += 2) {
+    const page = await keyring.list(offset, 2);
+    seen.push(...page.records.map(({ id }) => id));
+    unreadable.push(...page.unreadable);
+    more = page.more;
+  }
+  expect(seen).toEqual(ids.filter((id) => id !== gone && id !== broken));
+  expect(unreadable).toEqual([gone, broken]);
 });

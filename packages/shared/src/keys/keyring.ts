@@ -212,12 +212,22 @@ export class Keyring {
    * Records, live or not, oldest first; without arguments all.
    * @param offset how many to leave out
    * @param count how many at most
+   * @returns the records, the ids of those that cannot be read (they do not keep the others from being), and whether
+   *   there are more behind them
    */
-  async list(offset = 0, count = Number.POSITIVE_INFINITY): Promise<KeyRecord[]> {
-    const last = Number.isFinite(count) ? String(offset + count - 1) : '-1';
+  async list(
+    offset = 0,
+    count = Number.POSITIVE_INFINITY,
+  ): Promise<{ records: KeyRecord[]; unreadable: string[]; more: boolean }> {
+    const last = Number.isFinite(count) ? String(offset + count) : '-1';
     const ids = await this.#redis.zrange(names.keys, String(offset), last);
-    const records = await Promise.all(ids.map((id) => this.read(id)));
-    return records.filter((record) => record !== undefined);
+    const stored = await Promise.all(ids.slice(0, count).map((id) => this.#redis.hgetall(names.key(id))));
+    const parsed = stored.map((record) => storedSchema.safeParse(record));
+    return {
+      records: parsed.flatMap(({ data }) => data ?? []),
+      unreadable: ids.filter((_, i) => parsed[i]?.success === false),
+      more: ids.length > count,
+    };
   }
 
   /**

@@ -4,28 +4,32 @@
 -- ARGV  number of this call (each is greater than the one before), ms that the mark is kept, ms that usage is kept,
 --       first day to keep, ms between writings of a time of use;
 --       then for each key: day (YYYY-MM-DD), requests, texts, refused, time of last use (ms; 0 for none)
--- Returns 1, or 0 when it was done before
+-- Returns the records of keys that were left out, since what stands there is no usage; nothing when it was done before
 
-if tonumber(redis.call('GET', KEYS[1]) or '0') >= tonumber(ARGV[1]) then return 0 end
+if tonumber(redis.call('GET', KEYS[1]) or '0') >= tonumber(ARGV[1]) then return {} end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 local first, writeEvery = ARGV[4], tonumber(ARGV[5])
-for i = 2, #KEYS, 2 do
-  local record, usage, at = KEYS[i], KEYS[i + 1], 6 + (i - 2) / 2 * 5
+local function add(record, usage, at)
   local day, used = ARGV[at], tonumber(ARGV[at + 4])
-  if redis.call('EXISTS', record) == 1 then
-    for j, what in ipairs({ 'requests', 'texts', 'refused' }) do
-      local count = tonumber(ARGV[at + j])
-      if count > 0 and redis.call('HINCRBY', usage, day .. ':' .. what, count) == count then
-        -- The first of a day: what is too old goes.
-        for _, field in ipairs(redis.call('HKEYS', usage)) do
-          if string.sub(field, 1, 10) < first then redis.call('HDEL', usage, field) end
-        end
+  if redis.call('EXISTS', record) == 0 then return end
+  for j, what in ipairs({ 'requests', 'texts', 'refused' }) do
+    local count = tonumber(ARGV[at + j])
+    if count > 0 and redis.call('HINCRBY', usage, day .. ':' .. what, count) == count then
+      -- The first of a day: what is too old goes.
+      for _, field in ipairs(redis.call('HKEYS', usage)) do
+        if string.sub(field, 1, 10) < first then redis.call('HDEL', usage, field) end
       end
     end
-    redis.call('PEXPIRE', usage, ARGV[3])
-    if used - tonumber(redis.call('HGET', record, 'last_used_at_ms') or '0') >= writeEvery then
-      redis.call('HSET', record, 'last_used_at_ms', string.format('%d', used))
-    end
+  end
+  redis.call('PEXPIRE', usage, ARGV[3])
+  if used - tonumber(redis.call('HGET', record, 'last_used_at_ms') or '0') >= writeEvery then
+    redis.call('HSET', record, 'last_used_at_ms', string.format('%d', used))
   end
 end
-return 1
+
+local left = {}
+for i = 2, #KEYS, 2 do
+  -- One that is broken does not cost the others theirs.
+  if not pcall(add, KEYS[i], KEYS[i + 1], 6 + (i - 2) / 2 * 5) then left[#left + 1] = KEYS[i] end
+end
+return left

@@ -63,3 +63,11 @@ test('nothing is written for a key that is not there', async () => {
   await usage.add({ gatewayId: 'five', number: ++calls }, [counted('nobody', NOW, NOW)], NOW);
   expect(await rig.redis.keys('*nobody*')).toEqual([]);
 });
+
+test('a key whose usage is broken does not cost the others theirs', async () => {
+  const [broken, well] = [await aKey(), await aKey()];
+  await rig.redis.set(`{sluice}:usage:${broken}`, 'rubbish');
+  const call = { gatewayId: 'six', number: ++calls };
+  expect(await usage.add(call, [counted(broken), counted(well)], NOW)).toEqual([`{sluice}:key:${broken}`]);
+  expect(await usage.read(well)).toMatchObject([{ requests: 2 }]);
+});

@@ -1,6 +1,7 @@
 import { readFileSync } from 'node:fs';
 import type { UsageDay } from '@sluice/contract';
 import type { Redis, Result } from 'ioredis';
+import { z } from 'zod';
 import { names } from '../redis/names.js';
 
 // Two folders up from src/keys as well as from dist/keys.
@@ -15,6 +16,7 @@ declare module 'ioredis' {
 /** Days that usage is kept. */
 const KEPT_DAYS = 90;
 const DAY_MS = 86_400_000;
+const leftSchema = z.array(z.string());
 /** A time of use is written at most so often, in milliseconds. */
 export const USED_EVERY_MS = 60_000;
 /** A call may be tried again for so long, in milliseconds. */
@@ -43,14 +45,15 @@ export class Usage {
    * Adds what a gateway has counted, in one call of one script. A call that is repeated with its number adds nothing.
    * @param call names it: numbers of one gateway go up
    * @param nowMs Redis's time
+   * @returns the names of records that were left out, since what stands there is no usage
    */
   async add(
     call: { gatewayId: string; number: number },
     counted: readonly Counted[],
     nowMs: number,
-  ): Promise<void> {
+  ): Promise<string[]> {
     const keys = counted.flatMap(({ keyId }) => [names.key(keyId), names.usage(keyId)]);
-    await this.#redis.addUsage(
+    const left = await this.#redis.addUsage(
       1 + keys.length,
       names.usageMark(call.gatewayId),
       ...keys,
@@ -61,6 +64,7 @@ export class Usage {
       USED_EVERY_MS,
       ...counted.flatMap((of) => [of.date, of.requests, of.texts, of.refused, Math.round(of.usedAtMs)]),
     );
+    return leftSchema.parse(left);
   }
 
   /** What was done with a key in the last 90 days: the days on which anything was, oldest first. */
