@@ -222,18 +222,20 @@ test('for an address that is blocked nothing more is counted in Redis', async ()
   expect(await rig.redis.get('{sluice}:guesses:198.51.100.7')).toBe(counted);
 });
 
+/** Writes a certificate for a name and its key, over those before; resolves to the settings that name the files. */
+async function issue(commonName: string) {
+  const [TLS_CERT, TLS_KEY] = [join(rig.folder, 'cert.pem'), join(rig.folder, 'key.pem')];
+  const made = await generate([{ name: 'commonName', value: commonName }], {
+    keySize: 2048,
+    algorithm: 'sha256',
+  });
+  writeFileSync(TLS_KEY, made.private);
+  writeFileSync(TLS_CERT, made.cert);
+  return { TLS_CERT, TLS_KEY };
+}
+
 test('HTTPS, with a certificate that is renewed while it runs', async () => {
-  const [cert, keyFile] = [join(rig.folder, 'cert.pem'), join(rig.folder, 'key.pem')];
-  const issue = async (commonName: string) => {
-    const made = await generate([{ name: 'commonName', value: commonName }], {
-      keySize: 2048,
-      algorithm: 'sha256',
-    });
-    writeFileSync(keyFile, made.private);
-    writeFileSync(cert, made.cert);
-  };
-  await issue('first');
-  const app = rig.spawn(`${process.cwd()}/apps/gateway/dist/main.js`, { TLS_CERT: cert, TLS_KEY: keyFile });
+  const app = rig.spawn(gatewayMain, await issue('first'));
   const { port: tlsPort } = await app.ready();
   const look = () =>
     new Promise<{ status: number | undefined; hsts: unknown; name: string }>((resolve, reject) => {
@@ -261,14 +263,7 @@ test('HTTPS, with a certificate that is renewed while it runs', async () => {
 });
 
 test('connections that never become secure are let go', async () => {
-  const made = await generate([{ name: 'commonName', value: 'slow' }], {
-    keySize: 2048,
-    algorithm: 'sha256',
-  });
-  const [cert, keyFile] = [join(rig.folder, 'slow.pem'), join(rig.folder, 'slow.key')];
-  writeFileSync(keyFile, made.private);
-  writeFileSync(cert, made.cert);
-  const app = rig.spawn(gatewayMain, { TLS_CERT: cert, TLS_KEY: keyFile });
+  const app = rig.spawn(gatewayMain, await issue('slow'));
   const { port: tlsPort } = await app.ready();
   // Nothing, the beginning of a ClientHello, plain HTTP.
   const closed = ['', '\u0016\u0003\u0001\u0002\u0000\u0001', 'GET / HTTP/1.1\r\nHost: x\r\n\r\n'].map(
@@ -309,7 +304,7 @@ test.each([
   [{ CORS_ORIGINS: 'app.example.com' }, /CORS_ORIGINS: not an origin/],
   [{ ADMIN_TOKEN: 'short' }, /ADMIN_TOKEN: not 16 to 256/],
 ])('%j stops the start with a line', async (env, line) => {
-  const app = rig.spawn(`${process.cwd()}/apps/gateway/dist/main.js`, env);
+  const app = rig.spawn(gatewayMain, env);
   app.ready().catch(() => {});
   expect(await app.exit()).toBe(78);
   expect(app.output).toMatch(line);

@@ -71,10 +71,9 @@ test('a Redis that somebody else fills to the brim refuses all, and what was acc
   await rig.redis.config('SET', 'maxmemory', '1');
   const full = await post(`${url}/predict`, key, { text: 'fine' });
   expect([full.status, full.body.code]).toEqual([503, 'unavailable']);
-  const worker = rig.worker({ MODEL_PROCESSES: '1' });
-  await new Promise((resolve) => setTimeout(resolve, 3_000));
+  const worker = await rig.worker({ MODEL_PROCESSES: '1' });
+  await until('the worker has met it', () => /The queue could not be asked|OOM/.test(worker.output));
   await rig.redis.config('SET', 'maxmemory', '0');
-  await worker;
   const job = async () => (await request(`${url}/jobs/${id}`, { headers })).body;
   await until('it is finished', async () => (await job()).status === 'completed', 60_000);
   expect(await job()).toMatchObject({ completed: texts.length, failed: 0 });

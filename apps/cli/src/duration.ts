@@ -1,5 +1,6 @@
-/** Ten years: a key that lasts longer lasts for ever. */
-const MAX_MS = 10 * 365 * 86_400_000;
+import { MAX_LIFE_SECONDS } from '@sluice/contract';
+
+const MAX_MS = 1000 * MAX_LIFE_SECONDS;
 const UNITS = new Map([
   ['s', 1],
   ['m', 60],

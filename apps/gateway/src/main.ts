@@ -17,7 +17,6 @@ import {
   PREFIX,
   queueName,
   RedisClock,
-  redactUrls,
   requireServer,
   runApp,
   type Settings,
@@ -217,7 +216,8 @@ async function startGateway(settings: Settings, log: Log): Promise<App> {
     {
       port,
       admin_port: admin.port,
-      redis: redactUrls(settings.REDIS_URL),
+      // The log takes a password out.
+      redis: settings.REDIS_URL,
       model: settings.MODEL,
     },
     'The gateway listens',

@@ -13,7 +13,7 @@ const MAX_ERRORS = 20;
 const [QUOTE, BACKSLASH] = [0x22, 0x5c];
 const [OPEN_BRACKET, CLOSE_BRACKET, OPEN_BRACE, CLOSE_BRACE] = [0x5b, 0x5d, 0x7b, 0x7d];
 /** A body that is silent for so long, or takes so long in all, is given up, in milliseconds. */
-export const BODY_TIMEOUTS_MS = { silence: 10_000, total: 60_000 };
+const TIMEOUTS_MS = { silence: 10_000, total: 60_000 };
 /** Deepest nesting of JSON that is read; the API's own bodies have 2. */
 const MAX_DEPTH = 32;
 
@@ -37,10 +37,9 @@ export function charsetIsUtf8(type: string): boolean {
 /**
  * Makes the reader of JSON bodies.
  * @param maxBytes of a body, after decompression
- * @param timeoutsMs in milliseconds
  * @returns a function that resolves to the body as its schema gives it, and throws a Problem: 400, 408, 413, 415 or 422
  */
-export function createReadBody(maxBytes: number, timeoutsMs = BODY_TIMEOUTS_MS) {
+export function createReadBody(maxBytes: number) {
   const readBytes = express.raw({ type: () => true, limit: maxBytes });
 
   return async function readBody<T extends z.ZodType>(
@@ -49,13 +48,14 @@ export function createReadBody(maxBytes: number, timeoutsMs = BODY_TIMEOUTS_MS) 
     schema: T,
   ): Promise<z.infer<T>> {
     if (!saysJson(request)) throw new Problem('unsupported_media_type');
-    if (!encodingIsKnown(request)) {
-      throw new Problem('unsupported_media_type', { headers: { 'Accept-Encoding': 'gzip' } });
-    }
+    ensureKnownEncoding(request);
     await new Promise<void>((resolve, reject) => {
       // The connection closes behind the answer: what still comes of the body is no request.
       const giveUp = () => reject(new Problem('request_timed_out', { headers: { Connection: 'close' } }));
-      const timers = [setTimeout(giveUp, timeoutsMs.silence), setTimeout(giveUp, timeoutsMs.total)] as const;
+      const timers = [
+        setTimeout(giveUp, TIMEOUTS_MS.silence),
+        setTimeout(giveUp, TIMEOUTS_MS.total),
+      ] as const;
       const heard = () => timers[0].refresh();
       request.on('data', heard);
       readBytes(request, response, (error: unknown) => {
@@ -86,9 +86,13 @@ export function check(schema: z.ZodType | undefined, value: unknown): unknown {
   });
 }
 
-/** Whether a body is plain or gzip. */
-export function encodingIsKnown(request: Request): boolean {
-  return /^(identity|gzip)$/i.test(request.headers['content-encoding'] ?? 'identity');
+/**
+ * Passes when a body is plain or gzip.
+ * @throws Problem `unsupported_media_type`
+ */
+export function ensureKnownEncoding(request: Request): void {
+  if (/^(identity|gzip)$/i.test(request.headers['content-encoding'] ?? 'identity')) return;
+  throw new Problem('unsupported_media_type', { headers: { 'Accept-Encoding': 'gzip' } });
 }
 
 /**

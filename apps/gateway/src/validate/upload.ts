@@ -6,7 +6,7 @@ import type { batchBody, batchLine } from '@sluice/contract';
 import type { Item } from '@sluice/shared';
 import type { Request, Response } from 'express';
 import { CallerGone, Problem } from '../errors/problem.js';
-import { charsetIsUtf8, type createReadBody, encodingIsKnown, parseJson } from './body.js';
+import { charsetIsUtf8, type createReadBody, ensureKnownEncoding, parseJson } from './body.js';
 
 /** An upload that sends nothing for so long is given up, in milliseconds; there is no limit to all of it. */
 const IDLE_MS = 30_000;
@@ -59,9 +59,7 @@ export function createReadUpload({ readBody, body, line, maxBytes, maxTextChars 
       return { model, type: 'json', items: toItems(texts) };
     }
     if (!charsetIsUtf8(type)) throw new Problem('unsupported_media_type');
-    if (!encodingIsKnown(request)) {
-      throw new Problem('unsupported_media_type', { headers: { 'Accept-Encoding': 'gzip' } });
-    }
+    ensureKnownEncoding(request);
     return { model: undefined, type: 'ndjson', items: patiently(request, response, ndjson) };
   };
 }

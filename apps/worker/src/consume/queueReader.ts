@@ -143,12 +143,13 @@ export class QueueReader {
     try {
       for (const id of await redis.lrange(this.#worker.toKey('active'), 0, -1)) {
         if ((await redis.get(`${this.#worker.toKey(id)}:lock`)) !== token) continue;
-        log.warn({ id, queue: queueName }, 'A job failed: what stands in Redis is no job');
         const record = this.#worker.toKey(id);
+        const hasRecord = (await redis.type(record)) === 'hash';
+        // The fetch failed for another reason: its lock runs out, and it is taken again.
+        if (hasRecord && (await this.#isReadable(id))) return false;
+        log.warn({ id, queue: queueName }, 'A job failed: what stands in Redis is no job');
         // Only what has a record can fail.
-        if ((await redis.type(record)) !== 'hash') {
-          await redis.multi().del(record).hset(record, 'name', 'not a job').exec();
-        }
+        if (!hasRecord) await redis.multi().del(record).hset(record, 'name', 'not a job').exec();
         const job = new Job(this.#worker, 'not a job', null, {}, id);
         await job.moveToFailed(new UnrecoverableError('Not a job: its record cannot be read'), token);
         return true;
@@ -157,6 +158,16 @@ export class QueueReader {
       log.debug({ err }, 'A job that is none was not finished');
     }
     return false;
+  }
+
+  async #isReadable(id: string): Promise<boolean> {
+    try {
+      await Job.fromId(this.#worker, id);
+      return true;
+    } catch {
+      // What cannot be asked now is not called unreadable for it.
+      return this.#options.redis.status !== 'ready';
+    }
   }
 
   async #renew(): Promise<void> {

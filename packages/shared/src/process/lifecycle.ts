@@ -1,6 +1,6 @@
 import { setFlagsFromString } from 'node:v8';
 import { EXIT_CONFIG, readSettings, type Settings, SettingsError } from '../config/settings.js';
-import { createLog, type Log, redactUrls } from '../log.js';
+import { createLog, type Log } from '../log.js';
 
 /**
  * The heap may grow by so much before garbage is collected again, in percent. V8's own choice lets a gateway under load
@@ -78,7 +78,7 @@ export async function runApp(
   const fail = (error: unknown, what = 'The drain failed'): never => {
     if (error instanceof StartError || error instanceof SettingsError) {
       const exitCode = error instanceof StartError ? error.exitCode : EXIT_CONFIG;
-      if (exitCode !== 0) log.fatal(redactUrls(error.message));
+      if (exitCode !== 0) log.fatal(error.message);
       process.exit(exitCode);
     }
     log.fatal({ err: error }, what);
