@@ -1,8 +1,9 @@
-# One image for the gateway, the worker and the CLI; docker-compose.yml says which runs.
+# One image for the gateway, the worker and the CLI; docker-compose.yml selects one.
 
 FROM node:24-slim AS build
 WORKDIR /app
 COPY package.json package-lock.json .npmrc ./
+COPY packages/tasks/package.json packages/tasks/
 COPY packages/contract/package.json packages/contract/
 COPY packages/client/package.json packages/client/
 COPY packages/shared/package.json packages/shared/
@@ -21,7 +22,10 @@ ENV NODE_ENV=production DATA_DIR=/data NODE_OPTIONS=--max-semi-space-size=8
 WORKDIR /app
 COPY --from=build /app ./
 COPY models models
+COPY models.json ./
+COPY scripts/container.sh scripts/
 RUN mkdir /data && chown node:node /data
 USER node
 EXPOSE 8000
+ENTRYPOINT ["/app/scripts/container.sh"]
 CMD ["node", "apps/gateway/dist/main.js"]

@@ -1,5 +1,5 @@
-// The bare pipeline, without a server: what there is to reach. One process, one thread.
-// Arguments: file of sentences, seconds, texts at once (1: as they come; more: sorted by length).
+// The bare pipeline without a server, which is the most that a server can reach. One process, one thread.
+// Arguments: file of sentences, seconds, texts per call (1: in order; more: sorted by length).
 // Prints {"texts", "seconds", "p50", "p99"} as JSON; latencies in milliseconds.
 import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
@@ -20,7 +20,7 @@ const batches = [];
 for (let i = 0; i < sentences.length; i += Number(size)) batches.push(sentences.slice(i, i + Number(size)));
 for (const batch of batches.slice(0, 10)) await classify(batch);
 
-// Two that are measured together begin together.
+// Processes that are measured together start together.
 process.send?.('ready');
 if (process.send) await new Promise((resolve) => process.once('message', resolve));
 const startMs = performance.now();

@@ -7,8 +7,8 @@ const script = fileURLToPath(new URL('bare.mjs', import.meta.url));
 const resultSchema = z.object({ texts: z.int(), seconds: z.number(), p50: z.number(), p99: z.number() });
 
 /**
- * The bare pipeline, in so many processes at once.
- * @param size texts at once: 1 takes them as they come, more are sorted by length
+ * Runs the bare pipeline in several processes at once.
+ * @param size texts per call: with 1 they keep their order, with more they are sorted by length
  * @returns texts/s of all processes together, and the median latency of a call in milliseconds
  */
 export async function bare(

@@ -1,7 +1,7 @@
 import { Sluice } from '@sluice/client';
 import type { Endpoint } from './load.js';
 
-/** Hands over texts as one batch; resolves to texts a second, from the upload's first byte to the last result stored. */
+/** Submits texts as one job; resolves to texts per second, from the first byte of the upload to the last stored result. */
 export async function batchPerSecond({ url, key }: Endpoint, texts: readonly string[]): Promise<number> {
   const sluice = new Sluice({ url, apiKey: key });
   const startMs = Date.now();
@@ -10,10 +10,10 @@ export async function batchPerSecond({ url, key }: Endpoint, texts: readonly str
     if (status !== 'completed' || completed !== texts.length || finished_at === null) continue;
     return (1000 * texts.length) / (Date.parse(finished_at) - startMs);
   }
-  throw new Error('The batch did not complete');
+  throw new Error('The job did not complete');
 }
 
-/** Hands over a batch and cancels it when something else is done. */
+/** Submits a job, and cancels it when some other work is done. */
 export async function during<T>(
   { url, key }: Endpoint,
   texts: readonly string[],

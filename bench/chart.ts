@@ -6,8 +6,8 @@ const PANEL = { top: 60, bottom: 320, width: 340 };
 const COLOURS = ['#0b7285', '#e8590c', '#868e96'];
 
 /**
- * The curves as SVG: throughput, and latency as median and p99, by number of clients, which stand at equal distances.
- * @param ceiling what the bare pipeline reaches, in texts/s
+ * The curves as SVG: requests/s, and latency as median and p99, by number of clients (at equal distances).
+ * @param ceiling of the bare pipeline, in texts/s
  */
 export function chart(curves: readonly Curve[], ceiling: number, title: string): string {
   const clients = [...new Set(curves.flatMap(({ points }) => points.map((point) => point.clients)))];

@@ -1,15 +1,15 @@
 import { createConnection, type Socket } from 'node:net';
 import type { Endpoint } from './load.js';
 
-/** An answer's status, and how long it took in milliseconds. */
+/** Status and latency of a response, in milliseconds. */
 export interface Answered {
   status: number;
   ms: number;
 }
 
 /**
- * Posts texts over as many kept-alive connections as it takes, each with one request at a time. Sockets and a few lines
- * of HTTP, for it shares the machine with the server and is to take little of it.
+ * Posts JSON over keep-alive connections, with one request at a time on each. It uses plain sockets and a few lines of
+ * HTTP, because it shares the machine with the server and should use little processor time.
  */
 export class Client {
   #host: string;
@@ -18,32 +18,33 @@ export class Client {
   #idle: Socket[] = [];
   #all = new Set<Socket>();
 
-  constructor({ url, key }: Endpoint) {
+  /** @param path of the route */
+  constructor({ url, key }: Endpoint, path = '/predict') {
     const { hostname, port } = new URL(url);
     this.#host = hostname;
     this.#port = Number(port);
-    this.#head = `POST /predict HTTP/1.1\r\nHost: ${hostname}\r\nX-API-Key: ${key}\r\nContent-Type: application/json\r\n`;
+    this.#head = `POST ${path} HTTP/1.1\r\nHost: ${hostname}\r\nX-API-Key: ${key}\r\nContent-Type: application/json\r\n`;
   }
 
   /** @throws Error when the connection breaks before the answer */
-  post(text: string): Promise<Answered> {
-    const body = JSON.stringify({ text });
+  post(fields: object): Promise<Answered> {
+    const body = JSON.stringify(fields);
     const sentMs = performance.now();
     return new Promise((resolve, reject) => {
       const socket = this.#idle.pop() ?? this.#connect();
       let answer = '';
-      const hear = (part: string) => {
+      const onData = (part: string) => {
         answer += part;
         const end = answer.indexOf('\r\n\r\n');
         if (end < 0) return;
         const length = Number(/\r\ncontent-length: (\d+)/i.exec(answer)?.[1] ?? 0);
         if (Buffer.byteLength(answer) < end + 4 + length) return;
-        socket.off('data', hear).off('close', broken);
+        socket.off('data', onData).off('close', broken);
         this.#idle.push(socket);
         resolve({ status: Number(answer.slice(9, 12)), ms: performance.now() - sentMs });
       };
       const broken = () => reject(new Error('The connection broke'));
-      socket.on('data', hear).once('close', broken);
+      socket.on('data', onData).once('close', broken);
       socket.write(`${this.#head}Content-Length: ${Buffer.byteLength(body)}\r\n\r\n${body}`);
     });
   }
@@ -54,7 +55,7 @@ export class Client {
 
   #connect(): Socket {
     const socket = createConnection(this.#port, this.#host).setNoDelay().setEncoding('utf8');
-    // Whoever waits hears of it by `close`.
+    // A request in flight is rejected by the `close` event.
     socket.on('error', () => {});
     socket.once('close', () => {
       this.#all.delete(socket);

@@ -14,11 +14,11 @@ export interface Memory {
   requests: number;
   gateway: number;
   worker: number;
-  /** The largest. */
+  /** Of the largest one. */
   modelProcess: number;
 }
 
-/** Resident memory in MB, looked at again and again until so many requests have been answered. */
+/** Resident memory in MB, read repeatedly until a number of requests have been answered. */
 export async function memory(sentences: string, requests: number): Promise<Memory[]> {
   const rig = await Rig.start({ quiet: true });
   const [gateway, key, worker] = await Promise.all([
@@ -26,10 +26,10 @@ export async function memory(sentences: string, requests: number): Promise<Memor
     rig.key({ limits: [{ limit: MANY, windowSeconds: 60 }] }),
     rig.worker({ LOG_LEVEL: 'info' }),
   ]);
-  const looks: Memory[] = [];
+  const readings: Memory[] = [];
   for (let answered = 0; answered < requests; ) {
     answered += (await load({ url: gateway.url, key }, sentences, { clients: 64, seconds: 10 })).requests;
-    looks.push({
+    readings.push({
       requests: answered,
       gateway: megabytes(gateway.app.pid),
       worker: megabytes(worker.pid),
@@ -37,10 +37,10 @@ export async function memory(sentences: string, requests: number): Promise<Memor
     });
   }
   await rig.close();
-  return looks;
+  return readings;
 }
 
-/** Seconds from `npm start`, installed and built, to the line that says it is ready. */
+/** Seconds from `npm start`, installed and built, to the line that says that it is ready. */
 export async function startSeconds(): Promise<number> {
   const folder = mkdtempSync(join(temporary, 'sluice-bench-'));
   const startMs = performance.now();

@@ -1,5 +1,5 @@
--- Posts one sentence after the other, and prints what came of it as JSON.
--- Arguments: path of the sentences (a line each), name of the key's header, key.
+-- Posts one sentence after the other, and prints the result as JSON.
+-- Arguments: file of sentences (one per line), name of the header field for the key, key.
 function init(args)
   local headers = { ["Content-Type"] = "application/json", [args[2]] = args[3] }
   requests = {}

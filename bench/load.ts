@@ -2,11 +2,11 @@ import { spawn } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { z } from 'zod';
 
-/** What a load gave; latencies in milliseconds. */
-export const loadSchema = z.object({
+/** Result of a load; latencies in milliseconds. */
+const loadSchema = z.object({
   requests: z.int(),
   seconds: z.number(),
-  /** Answers that are no 2xx, and connections that broke. */
+  /** Responses other than 2xx, and broken connections. */
   failed: z.int(),
   p50: z.number(),
   p99: z.number(),
@@ -15,16 +15,16 @@ export type Load = z.infer<typeof loadSchema>;
 
 const script = fileURLToPath(new URL('load.lua', import.meta.url));
 
-/** Where and as whom to ask. */
+/** URL and key of a server. */
 export interface Endpoint {
   url: string;
   key: string;
 }
 
 /**
- * Clients that each send the next sentence when they have the last answer (wrk, one thread).
- * @param sentences a file with one a line
- * @throws Error when wrk fails or an answer is no 2xx
+ * Runs clients that each send the next sentence after the previous response (wrk, one thread).
+ * @param sentences a file with one sentence per line
+ * @throws Error if wrk fails or a response is not 2xx
  */
 export async function load(
   { url, key }: Endpoint,
@@ -38,8 +38,8 @@ export async function load(
   return result;
 }
 
-/** Runs a program to its end; resolves to what it wrote to standard output. */
-export async function capture(program: string, args: readonly string[]): Promise<string> {
+/** Runs a program; resolves to its standard output. */
+async function capture(program: string, args: readonly string[]): Promise<string> {
   const child = spawn(program, args, { stdio: ['ignore', 'pipe', 'inherit'] });
   let output = '';
   child.stdout.setEncoding('utf8').on('data', (part: string) => {

@@ -1,6 +1,6 @@
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { availableParallelism, tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
@@ -14,11 +14,22 @@ import { openLoop, peak } from './overload.js';
 import { queuePath } from './queue.js';
 import { atLeast, atMost, type Curve, machine, median, type Results, type Row, table } from './report.js';
 import { fastApi, hasFastApi, MANY, sluice, type Target } from './targets.js';
+import { bareRows, servedRows, serveModels, specsOf, vectorBytes } from './tasks.js';
 
-const PARTS = ['serve', 'batch', 'queue', 'workers', 'overload', 'memory', 'start'] as const;
+const PARTS = [
+  'serve',
+  'batch',
+  'queue',
+  'workers',
+  'overload',
+  'tasks',
+  'vectors',
+  'memory',
+  'start',
+] as const;
 type Part = (typeof PARTS)[number];
 
-const { rounds, seconds, parts, write } = readOptions();
+const { rounds, seconds, parts, models, write } = readOptions();
 
 function readOptions() {
   try {
@@ -27,27 +38,29 @@ function readOptions() {
         rounds: { type: 'string', default: '5' },
         seconds: { type: 'string', default: '8' },
         only: { type: 'string', default: PARTS.join() },
-        /** Writes docs/bench.json, docs/bench.svg and the table of the README. */
+        /** For the part `tasks`. */
+        models: { type: 'string', default: join(root, 'models.json') },
+        /** Writes docs/bench.json, docs/bench.svg and the table in the README. */
         write: { type: 'boolean', default: false },
       },
     });
     const wanted = new Set(values.only.split(','));
     for (const part of wanted) {
       if (!PARTS.some((known) => known === part))
-        throw new Error(`--only takes ${PARTS.join()}, not ${part}`);
+        throw new Error(`--only accepts ${PARTS.join()}, not ${part}`);
     }
     const counts = { rounds: Number(values.rounds), seconds: Number(values.seconds) };
     if (!(counts.rounds >= 1 && counts.seconds >= 1)) {
-      throw new Error('--rounds and --seconds take numbers of 1 or more');
+      throw new Error('--rounds and --seconds must be 1 or more');
     }
-    return { ...counts, parts: wanted, write: values.write };
+    return { ...counts, parts: wanted, models: resolve(values.models), write: values.write };
   } catch (error) {
     process.stderr.write(`✗ ${error instanceof Error ? error.message : error}\n`);
     process.exit(2);
   }
 }
 
-/** Sluice takes one a core as well. */
+/** One per core, like Sluice. */
 const processes = availableParallelism();
 const CEILING = `bare ceiling: the pipeline in ${processes} processes, sorted by length, 8 at once`;
 
@@ -59,16 +72,17 @@ const say = (line: string) => process.stdout.write(`${line}\n`);
 const missing: string[] = [];
 let curves: Curve[] = [];
 const rows = new Map<string, Row>();
-/** Adds what a round measured to its row. */
-function note(what: string, value: number, unit = '', target?: Row['target']): void {
+/** Adds a measured value to its row. */
+function record(what: string, value: number, unit = '', target?: Row['target']): void {
   const row = rows.get(what) ?? { what, unit, values: [], ...(target ? { target } : {}) };
   row.values.push(value);
   rows.set(what, row);
 }
 
 const CLIENTS = [1, 4, 16, 64, 256];
+const VECTORS = 100_000;
 
-/** Requests by number of clients, against the peers and the bare pipeline. */
+/** Requests/s by number of clients, of Sluice, its peers and the bare pipeline. */
 async function serve(): Promise<void> {
   const targets: Target[] = [sluice, ...(hasFastApi() ? [fastApi(1), fastApi(2)] : [])];
   if (!hasFastApi()) missing.push('FastAPI (it could not be installed)');
@@ -98,30 +112,35 @@ async function serve(): Promise<void> {
       return requests / took;
     };
     const own = at.get(sluice.name);
-    note(
+    record(
       `bare ceiling: the pipeline in ${processes} processes, sorted by length, 8 at once`,
       ceiling.perSecond,
       'texts/s',
     );
-    for (const { name } of targets) note(`${name} at 64 clients`, rate(name, 64), '/s');
-    note(
-      'Sluice at 64 clients against the bare ceiling',
+    for (const { name } of targets) record(`${name} at 64 clients`, rate(name, 64), '/s');
+    record(
+      'Sluice at 64 clients, relative to the bare ceiling',
       rate(sluice.name, 64) / ceiling.perSecond,
       '',
       atLeast(0.85),
     );
     if (targets.length > 1) {
       const best = Math.max(...targets.slice(1).map(({ name }) => rate(name, 64)));
-      note('Sluice at 64 clients against the best FastAPI', rate(sluice.name, 64) / best, '', atLeast(1.4));
+      record(
+        'Sluice at 64 clients, relative to the best FastAPI',
+        rate(sluice.name, 64) / best,
+        '',
+        atLeast(1.4),
+      );
     }
-    note(
-      'Sluice at 1 client: p50, less that of the bare pipeline alone',
+    record(
+      'Sluice at 1 client: p50 minus p50 of the bare pipeline',
       (own?.get(1)?.p50 ?? 0) - alone.p50,
       'ms',
       atMost(2),
     );
-    note(
-      'Sluice at 64 clients: p99 in times p50',
+    record(
+      'Sluice at 64 clients: p99 / p50',
       (own?.get(64)?.p99 ?? 0) / (own?.get(64)?.p50 ?? 1),
       '',
       atMost(2),
@@ -138,7 +157,7 @@ async function serve(): Promise<void> {
   }));
 }
 
-/** A batch against the bare pipeline, and what it does to those who wait. */
+/** A job relative to the bare pipeline, and its effect on interactive requests. */
 async function batch(): Promise<void> {
   for (let round = 1; round <= rounds; round++) {
     const before = await bare(sentences, { processes, size: 8, seconds });
@@ -147,9 +166,9 @@ async function batch(): Promise<void> {
     const perSecond = await batchPerSecond(server, many(20_000));
     await server.stop();
     const after = await bare(sentences, { processes, size: 8, seconds });
-    note('batch of 20,000 texts', perSecond, 'texts/s');
-    note(
-      'batch of 20,000 texts against the bare ceiling',
+    record('job of 20,000 texts', perSecond, 'texts/s');
+    record(
+      'job of 20,000 texts, relative to the bare ceiling',
       perSecond / ((before.perSecond + after.perSecond) / 2),
       '',
       atLeast(0.92),
@@ -161,19 +180,19 @@ async function batch(): Promise<void> {
       load(interactive, sentences, { clients: 8, seconds }),
     );
     await interactive.stop();
-    note('8 clients while a batch runs: p99 in times that without', busy.p99 / quiet.p99, '', atMost(2));
+    record('8 clients while a job runs: p99 relative to p99 without', busy.p99 / quiet.p99, '', atMost(2));
   }
 }
 
 async function queue(): Promise<void> {
   for (let round = 1; round <= rounds; round++) {
     const { sluice: own, bullmq } = await queuePath(256, seconds);
-    note('queue path alone, 256 in flight', own, '/s');
-    note('queue path against a bare BullMQ queue', own / bullmq, '', atLeast(0.7));
+    record('queue path alone, 256 in flight', own, '/s');
+    record('queue path, relative to a bare BullMQ queue', own / bullmq, '', atLeast(0.7));
   }
 }
 
-/** Two workers of one model process each against one; texts long enough that the model is what counts. */
+/** Two workers with one model process each, relative to one worker. The texts are long, so that the model dominates. */
 async function workers(): Promise<void> {
   const folder = mkdtempSync(join(tmpdir(), 'sluice-bench-'));
   const long = join(folder, 'long.txt');
@@ -190,41 +209,77 @@ async function workers(): Promise<void> {
   };
   for (let round = 1; round <= rounds; round++) {
     const [one, two] = [await perSecond(1), await perSecond(2)];
-    note('two workers against one', two / one, '', atLeast(1.7));
+    record('two workers, relative to one', two / one, '', atLeast(1.7));
     const [bareOne, bareTwo] = [
       await bare(long, { processes: 1, size: 8, seconds }),
       await bare(long, { processes: 2, size: 8, seconds }),
     ];
-    note('the bare pipeline, two processes against one', bareTwo.perSecond / bareOne.perSecond);
+    record('bare pipeline: two processes, relative to one', bareTwo.perSecond / bareOne.perSecond);
   }
   rmSync(folder, { recursive: true });
 }
 
-/** Twice the peak for a minute, then nothing, then again. */
+/** Twice the peak load for a minute, then a pause, then again. */
 async function overload(): Promise<void> {
   const server = await sluice.start();
   await peak(server, texts, 3);
   const most = await peak(server, texts, 10);
   const twice = { perSecond: 2 * most, stretchSeconds: 10 };
   const [, ...steady] = await openLoop(server, texts, { ...twice, seconds: 60 });
-  // What waits is answered by now. After a rest it must begin as it did.
+  // All requests in flight are answered during the pause. The second load must behave like the first.
   await delay(5_000);
   const again = await openLoop(server, texts, { ...twice, seconds: 20 });
   await server.stop();
-  // The first stretch also fills the queue.
+  // The first interval of each load is not counted, because it fills the queue.
   for (const stretch of [...steady, ...again.slice(1)]) {
-    note(
-      'twice the peak for a minute: answers against the peak',
+    record(
+      'twice the peak load for a minute: answers relative to the peak',
       stretch.answeredPerSecond / most,
       '',
       atLeast(0.9),
     );
-    note('twice the peak: 408s', 100 * stretch.late, '%', atMost(1));
-    note('twice the peak: 503s', 100 * stretch.refused, '%');
-    note('twice the peak: p50 of a 503', stretch.refusal.p50, 'ms');
-    note('twice the peak: p99 of a 503', stretch.refusal.p99, 'ms', atMost(50));
-    note('twice the peak: p99 of an answer', stretch.answered.p99, 'ms', atMost(5_000));
+    record('twice the peak load: 408s', 100 * stretch.late, '%', atMost(1));
+    record('twice the peak load: 503s', 100 * stretch.refused, '%');
+    record('twice the peak load: p50 of a 503', stretch.refusal.p50, 'ms');
+    record('twice the peak load: p99 of a 503', stretch.refusal.p99, 'ms', atMost(50));
+    record('twice the peak load: p99 of an answer', stretch.answered.p99, 'ms', atMost(5_000));
   }
+}
+
+/** Each model through the gateway and alone; then the first two at once. */
+async function tasks(): Promise<void> {
+  const specs = specsOf(models);
+  for (let round = 1; round <= rounds; round++) {
+    const { rig, ...endpoint } = await serveModels(models);
+    for (const spec of specs) {
+      const ceiling = await bareRows(spec, texts, seconds);
+      await servedRows(endpoint, spec, texts, { clients: 64, seconds: 2 });
+      const perSecond = await servedRows(endpoint, spec, texts, { clients: 64, seconds });
+      const name = `${spec.task}, ${spec.id}`;
+      record(`${name}: model processes alone`, ceiling, 'rows/s');
+      record(`${name}: Sluice at 64 clients`, perSecond, 'rows/s');
+      record(`${name}: Sluice relative to the model processes`, perSecond / ceiling);
+    }
+    const pair = specs.slice(0, 2);
+    const load32 = { clients: 32, seconds };
+    const alone = [];
+    for (const spec of pair) alone.push(await servedRows(endpoint, spec, texts, load32));
+    const together = await Promise.all(pair.map((spec) => servedRows(endpoint, spec, texts, load32)));
+    for (const [i, { id }] of pair.entries()) {
+      record(`${id}, 32 clients: alone`, alone[i] ?? 0, 'rows/s');
+      record(`${id}, 32 clients: while the other model has 32`, together[i] ?? 0, 'rows/s');
+    }
+    await rig.close();
+  }
+}
+
+/** Redis's memory for the vectors of a job. */
+async function vectors(): Promise<void> {
+  const spec = specsOf(models).find(({ task }) => task === 'feature-extraction');
+  if (spec === undefined) return;
+  const { job, results } = await vectorBytes(models, spec.id, VECTORS);
+  record(`job of ${VECTORS} vectors of ${spec.id}: Redis's memory`, job / 1e6, 'MB');
+  record(`job of ${VECTORS} vectors of ${spec.id}: its results`, results / 1e6, 'MB');
 }
 
 async function footprint(): Promise<void> {
@@ -234,14 +289,14 @@ async function footprint(): Promise<void> {
   );
   const last = looks.at(-1);
   if (last === undefined) return;
-  note('gateway after 100,000 requests: resident memory', last.gateway, 'MB', atMost(130));
-  note('worker: the same', last.worker, 'MB', atMost(130));
-  note('model process: the same', last.modelProcess, 'MB', atMost(250));
+  record('resident memory after 100,000 requests: gateway', last.gateway, 'MB', atMost(130));
+  record('resident memory after 100,000 requests: worker', last.worker, 'MB', atMost(130));
+  record('resident memory after 100,000 requests: model process', last.modelProcess, 'MB', atMost(250));
 }
 
 async function start(): Promise<void> {
   for (let round = 1; round <= rounds; round++) {
-    note('from `npm start` (installed, built) to ready', await startSeconds(), 's', atMost(3));
+    record('from `npm start` (installed and built) to ready', await startSeconds(), 's', atMost(3));
   }
 }
 
@@ -251,6 +306,8 @@ const run: Record<Part, () => Promise<void>> = {
   queue,
   workers,
   overload,
+  tasks,
+  vectors,
   memory: footprint,
   start,
 };

@@ -2,11 +2,11 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { type Answered, Client } from './client.js';
 import type { Endpoint } from './load.js';
 
-/** What came of the requests that were sent in a stretch of time. */
+/** Results of the requests that were sent in a stretch of time. */
 export interface Stretch {
   sentPerSecond: number;
   answeredPerSecond: number;
-  /** Shares of what was sent. */
+  /** Fractions of the sent requests. */
   refused: number;
   late: number;
   /** Latencies in milliseconds. */
@@ -14,7 +14,7 @@ export interface Stretch {
   refusal: { p50: number; p99: number };
 }
 
-/** Requests in a closed loop: the peak to compare with. */
+/** Requests/s in a closed loop: the peak to compare with. */
 export async function peak(endpoint: Endpoint, texts: readonly string[], seconds: number): Promise<number> {
   const client = new Client(endpoint);
   const endMs = performance.now() + seconds * 1000;
@@ -22,7 +22,7 @@ export async function peak(endpoint: Endpoint, texts: readonly string[], seconds
   let answered = 0;
   const one = async () => {
     while (performance.now() < endMs) {
-      const { status } = await client.post(texts[sent++ % texts.length] ?? '');
+      const { status } = await client.post({ text: texts[sent++ % texts.length] ?? '' });
       if (status === 200) answered++;
     }
   };
@@ -32,8 +32,8 @@ export async function peak(endpoint: Endpoint, texts: readonly string[], seconds
 }
 
 /**
- * Sends requests at a rate, whatever comes back.
- * @returns a summary of every stretch of so many seconds
+ * Sends requests at a fixed rate, independent of the responses.
+ * @returns a summary of every stretch of `stretchSeconds`
  */
 export async function openLoop(
   endpoint: Endpoint,
@@ -42,7 +42,7 @@ export async function openLoop(
 ): Promise<Stretch[]> {
   const client = new Client(endpoint);
   const stretches: Answered[][] = [];
-  const pending: Promise<void>[] = [];
+  const responses: Promise<void>[] = [];
   const startMs = performance.now();
   for (let sent = 0; sent < perSecond * seconds; ) {
     await delay(2);
@@ -51,15 +51,15 @@ export async function openLoop(
       const at = Math.floor(sent / perSecond / stretchSeconds);
       const answers = stretches[at] ?? [];
       stretches[at] = answers;
-      pending.push(
-        client.post(texts[sent % texts.length] ?? '').then(
+      responses.push(
+        client.post({ text: texts[sent % texts.length] ?? '' }).then(
           (answered) => void answers.push(answered),
           () => void answers.push({ status: 0, ms: 0 }),
         ),
       );
     }
   }
-  await Promise.all(pending);
+  await Promise.all(responses);
   client.close();
   return stretches.map((answers) => summaryOf(answers, stretchSeconds));
 }
@@ -67,7 +67,8 @@ export async function openLoop(
 function summaryOf(answers: readonly Answered[], seconds: number): Stretch {
   const of = (wanted: number) => answers.filter(({ status }) => status === wanted).map(({ ms }) => ms);
   const [ok, refused, late] = [of(200), of(503), of(408)];
-  if (ok.length + refused.length + late.length < answers.length) throw new Error('Some were not answered so');
+  if (ok.length + refused.length + late.length < answers.length)
+    throw new Error('Some responses had an unexpected status');
   return {
     sentPerSecond: answers.length / seconds,
     answeredPerSecond: ok.length / seconds,
@@ -78,8 +79,8 @@ function summaryOf(answers: readonly Answered[], seconds: number): Stretch {
   };
 }
 
-/** A quantile of numbers; NaN when there are none. */
-export function quantile(numbers: readonly number[], share: number): number {
+/** A quantile of numbers; NaN for an empty list. */
+function quantile(numbers: readonly number[], share: number): number {
   const sorted = [...numbers].sort((a, b) => a - b);
   return sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))] ?? Number.NaN;
 }

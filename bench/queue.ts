@@ -1,15 +1,22 @@
 import { fork } from 'node:child_process';
 import { once } from 'node:events';
 import { fileURLToPath } from 'node:url';
-import { connectRedis, type Job, PREFIX, queueName, RedisClock, whenReady } from '@sluice/shared';
+import {
+  connectRedis,
+  type InteractiveMessage,
+  PREFIX,
+  queueName,
+  RedisClock,
+  whenReady,
+} from '@sluice/shared';
 import { Queue, QueueEvents } from 'bullmq';
 import { Dispatcher } from '../apps/gateway/src/dispatch/dispatcher.js';
-import { Inbox } from '../apps/gateway/src/dispatch/inbox.js';
-import { Rig, silentLog, until } from '../tests/harness.js';
+import { ReplyReader } from '../apps/gateway/src/dispatch/replyReader.js';
+import { bundledSpec, Rig, silentLog, until } from '../tests/harness.js';
 
 const path = (file: string) => fileURLToPath(new URL(file, import.meta.url));
 
-/** Calls something over and over, so many at once; resolves to calls a second. */
+/** Repeats a call, `inFlight` of them at a time; resolves to calls per second. */
 async function callsPerSecond(
   call: () => Promise<unknown>,
   inFlight: number,
@@ -28,9 +35,9 @@ async function callsPerSecond(
 }
 
 /**
- * Round trips a second through the queue alone, this process being the gateway: Sluice's dispatcher, worker and inbox
- * with a model that answers at once, and a bare BullMQ queue whose worker does nothing, awaited as its documentation
- * says (`waitUntilFinished`). Both workers are processes of their own.
+ * Round trips per second through the queue alone, with this process as the gateway: first with Sluice's dispatcher, worker
+ * and reply reader and a model that answers at once, then with a bare BullMQ queue whose worker does nothing, awaited as
+ * BullMQ's documentation says (`waitUntilFinished`). Both workers are separate processes.
  */
 export async function queuePath(
   inFlight: number,
@@ -38,27 +45,37 @@ export async function queuePath(
 ): Promise<{ sluice: number; bullmq: number }> {
   const rig = await Rig.start({ quiet: true });
   const redis = connectRedis(rig.redisUrl, 'request', silentLog);
-  const inboxRedis = connectRedis(rig.redisUrl, 'blocking', silentLog);
+  const repliesRedis = connectRedis(rig.redisUrl, 'blocking', silentLog);
   await Promise.all([rig.worker({}, path('instantWorker.mjs')), whenReady(redis)]);
-  const clock = new RedisClock(redis);
-  const inbox = new Inbox(inboxRedis, 'bench', silentLog);
+  const clock = new RedisClock(redis, silentLog);
+  const replies = new ReplyReader(repliesRedis, 'bench', silentLog);
   const options = { connection: redis, prefix: PREFIX, skipWaitingForReady: true, skipVersionCheck: true };
-  const queue = new Queue<Job>(queueName('minilm-l6-sst2', 'interactive'), options);
+  const queue = new Queue<InteractiveMessage>(queueName(bundledSpec, 'interactive'), options);
   const dispatcher = new Dispatcher({
+    redis,
+    modelId: bundledSpec.id,
+    lane: 'interactive',
     queue,
-    inbox,
+    replies,
     clock,
     gatewayId: 'bench',
-    mayShare: () => true,
+    mayShareMessages: () => true,
     log: silentLog,
   });
-  await until('Redis has told its time', () => !clock.away);
+  await until('Redis answers', () => !clock.away);
   const submit = () =>
-    dispatcher.submit({ text: 'fine', topK: 1, timeoutMs: 5_000, signal: new AbortController().signal });
+    dispatcher.submit({
+      requestId: 'bench',
+      input: 'fine',
+      parameters: {},
+      rows: 1,
+      timeoutMs: 5_000,
+      signal: new AbortController().signal,
+    });
   await callsPerSecond(submit, inFlight, 1);
   const sluice = await callsPerSecond(submit, inFlight, seconds);
   clock.close();
-  await inbox.close();
+  await replies.close();
   await queue.close();
 
   const worker = fork(path('bullmqWorker.mjs'), [rig.redisUrl], { execArgv: [] });
@@ -66,7 +83,7 @@ export async function queuePath(
   const bare = new Queue('bare', { connection: redis });
   const events = new QueueEvents('bare', { connection: { url: rig.redisUrl } });
   await events.waitUntilReady();
-  // One listener for each job that is awaited.
+  // One listener for each awaited message.
   for (const emitter of [bare, events]) emitter.setMaxListeners(0);
   const call = async () => {
     const job = await bare.add('nothing', { text: 'fine' }, { removeOnComplete: 1_000, removeOnFail: true });

@@ -1,23 +1,23 @@
 import { execFileSync } from 'node:child_process';
 import { cpus, totalmem } from 'node:os';
 
-/** What was measured once a round, and what it should be. */
+/** One measured quantity with its target. */
 export interface Row {
   what: string;
   unit: string;
-  /** One a round. */
+  /** One value per round. */
   values: number[];
-  /** Whether the median is as it should be; undefined where there is no target. */
+  /** Whether the median reaches the target; undefined for a row without a target. */
   target?: { text: string; holds: (median: number) => boolean };
 }
 
-/** What a whole run gave; written as JSON. */
+/** Results of a run, written as JSON. */
 export interface Results {
   date: string;
   machine: Record<string, string | number>;
   missing: string[];
   rows: Row[];
-  /** Requests/s and latencies by server and number of clients, medians of the rounds. */
+  /** Requests/s and latencies by server and number of clients; medians of the rounds. */
   curves: Curve[];
 }
 
@@ -36,7 +36,7 @@ export function median(values: readonly number[]): number {
 export const atLeast = (bound: number) => ({ text: `≥ ${bound}`, holds: (value: number) => value >= bound });
 export const atMost = (bound: number) => ({ text: `≤ ${bound}`, holds: (value: number) => value <= bound });
 
-/** What the figures were measured on. */
+/** The machine on which the figures were measured. */
 export function machine(): Results['machine'] {
   const version = (program: string) =>
     execFileSync(program, ['--version'], { encoding: 'utf8' }).trim().split('\n')[0] ?? '';
@@ -52,7 +52,7 @@ export function machine(): Results['machine'] {
 const digits = (value: number) =>
   Number.isNaN(value) ? '–' : value.toFixed(Math.abs(value) >= 100 ? 0 : Math.abs(value) >= 10 ? 1 : 2);
 
-/** The rows as a table in Markdown: median and range of the rounds. */
+/** The rows as a Markdown table with the median and range of the rounds. */
 export function table(rows: readonly Row[]): string {
   const lines = rows.map(({ what, unit, values, target }) => {
     const middle = median(values);

@@ -6,16 +6,16 @@ import { freePort, startWatcher } from '../scripts/redis.mjs';
 import { killGroup, Rig, root, until } from '../tests/harness.js';
 import type { Endpoint } from './load.js';
 
-/** One server at a time, brought up for a round and ended after it. */
+/** A server that is started for a round and ended after it. */
 export interface Target {
   name: string;
   start(): Promise<Endpoint & { stop(): Promise<void> }>;
 }
 
-/** Every request counts, and none is refused. */
+/** A rate limit that counts every request and refuses none. */
 export const MANY = 1_000_000_000;
 
-/** Sluice as it ships: one gateway, one worker with a model process a core, its own Redis. */
+/** Sluice with one gateway, one worker with one model process per core, and its own Redis. */
 export const sluice: Target = {
   name: 'Sluice',
   async start() {
@@ -34,7 +34,7 @@ const python = fileURLToPath(new URL('.venv/bin/python', import.meta.url));
 /** Whether the FastAPI service could be installed. */
 export const hasFastApi = () => existsSync(python);
 
-/** FastAPI with onnxruntime, as the tutorial builds it; see fastapi/app.py. */
+/** FastAPI with onnxruntime, as in the tutorial; see fastapi/app.py. */
 export const fastApi = (workers: number): Target => ({
   name: `FastAPI, ${workers} uvicorn ${workers === 1 ? 'worker' : 'workers'}`,
   async start() {

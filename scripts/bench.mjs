@@ -1,4 +1,4 @@
-// `npm run bench`: sets up what is missing, its peers too, and runs bench/main.ts. Arguments go there.
+// `npm run bench`: installs what is missing, including the peers, and runs bench/main.ts with the arguments.
 // Node built-ins only: this runs before anything is installed.
 import { spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
@@ -8,7 +8,7 @@ import { prepare, root, run, SetupError, say } from './setup.mjs';
 
 const python = join(root, 'bench/.venv/bin/python');
 
-/** wrk makes the load: on a machine that it shares with the servers it must cost little. */
+/** wrk generates the load. It shares the machine with the servers, so it must use little processor time. */
 function ensureWrk() {
   const has = () => spawnSync('wrk', ['--version'], { stdio: 'ignore' }).error === undefined;
   if (has()) return;
@@ -21,7 +21,7 @@ function ensureWrk() {
     throw new SetupError('The benchmark needs wrk (https://github.com/wg/wrk): apt-get or brew install wrk');
 }
 
-/** The FastAPI peer in a virtual environment of its own. Without it the benchmark says that it is missing. */
+/** Installs the FastAPI peer into its own virtual environment. If that fails, the benchmark reports it as missing. */
 function tryFastApi() {
   if (existsSync(python)) return;
   say('Installing FastAPI and onnxruntime into bench/.venv');
@@ -30,7 +30,7 @@ function tryFastApi() {
     run(python, ['-m', 'pip', 'install', '-q', '-r', 'bench/fastapi/requirements.txt']);
   } catch (error) {
     if (!(error instanceof SetupError)) throw error;
-    say(`FastAPI is missing from this run: ${error.message}`);
+    say(`Skipping FastAPI in this run: ${error.message}`);
   }
 }
 

@@ -12,7 +12,7 @@ const SERVERS = ['redis-server', 'valkey-server'];
 const START_TIMEOUT_MS = 20_000;
 const STOP_TIMEOUT_MS = 10_000;
 
-/** Ways to install one, by the program that they need; `env` keeps a packaged service from being started. */
+/** Commands to install a server, by the program that they need. `env` prevents the package from starting its service. */
 const INSTALLERS = [
   {
     program: 'apt-get',
@@ -36,7 +36,7 @@ function which(program) {
       accessSync(path, constants.X_OK);
       return path;
     } catch {
-      // Not here.
+      // Not in this folder.
     }
   }
   return undefined;
@@ -44,7 +44,7 @@ function which(program) {
 
 const findServer = () => SERVERS.map(which).find((path) => path !== undefined);
 
-/** The path of a Redis server, installed if need be. Throws SetupError with the line to run where it cannot be. */
+/** The path of a Redis server, which is installed if necessary. Throws SetupError with the command to run if that fails. */
 export function ensureRedisServer() {
   const found = findServer();
   if (found) return found;
@@ -52,22 +52,22 @@ export function ensureRedisServer() {
   const installer = INSTALLERS.find(({ program }) => which(program));
   const line = installer?.commands.map((command) => command.join(' ')).join(' && ');
   if (installer && (isRoot || !installer.asRoot)) {
-    say(`No redis-server or valkey-server in PATH; installing one: ${line}`);
+    say(`No redis-server or valkey-server in PATH; installing it: ${line}`);
     for (const [program, ...args] of installer.commands)
       run(program, args, { ...process.env, ...installer.env });
     const installed = findServer();
     if (installed) return installed;
   }
   throw new SetupError(
-    'Sluice needs a Redis, and there is no redis-server or valkey-server in PATH. ' +
+    'Sluice needs Redis, and there is no redis-server or valkey-server in PATH. ' +
       (line
-        ? `Install one: ${line.replaceAll(/(^|&& )/g, installer.asRoot ? '$1sudo ' : '$1')}`
+        ? `Install it: ${line.replaceAll(/(^|&& )/g, installer.asRoot ? '$1sudo ' : '$1')}`
         : 'Install Redis 6.2 or later') +
-      ', or point REDIS_URL at one.',
+      ', or set REDIS_URL to a server.',
   );
 }
 
-/** A port of 127.0.0.1 that is free now. */
+/** A free port on 127.0.0.1. */
 export async function freePort() {
   const server = createServer().listen(0, '127.0.0.1');
   await once(server, 'listening');
@@ -77,9 +77,22 @@ export async function freePort() {
   return port;
 }
 
+/** Whether a port of 127.0.0.1 is free. */
+export async function isFree(port) {
+  const server = createServer().listen(port, '127.0.0.1');
+  try {
+    await once(server, 'listening');
+  } catch {
+    return false; // In use.
+  }
+  server.close();
+  await once(server, 'close');
+  return true;
+}
+
 /**
- * Whether a process lives and its command line holds a word. One that is dead and only not reaped does not live:
- * in a container there may be nobody to reap it.
+ * Whether a process is running and its command line contains a word. A zombie does not count as running, because in a
+ * container there may be no process that reaps it.
  */
 export function isRunning(pid, word = '') {
   if (process.platform !== 'linux') {
@@ -97,38 +110,38 @@ export function isRunning(pid, word = '') {
 }
 
 /**
- * Ends the Redis of an earlier run that was killed hard: two servers on one append-only file would ruin it. Its watcher
- * does that too; this is for the case that there is none any more.
+ * Ends the Redis of an earlier run that got SIGKILL, because two servers would corrupt the append-only file. Usually its
+ * watcher has already ended it.
  */
 async function endEarlier(folder) {
   let pid;
   try {
     pid = Number(readFileSync(join(folder, 'redis.pid'), 'utf8'));
   } catch {
-    return; // It ended as it should.
+    return; // It has ended normally.
   }
   const isOurs = () =>
     SERVERS.some((server) => isRunning(pid, server)) && workingFolder(pid) === realpathSync(folder);
   if (!isOurs()) return;
   say(`Waiting for the Redis of an earlier run (process ${pid}) to end`);
   const until = Date.now() + STOP_TIMEOUT_MS;
-  for (let told = false; isOurs(); await delay(100)) {
+  for (let signaled = false; isOurs(); await delay(100)) {
     if (Date.now() > until) throw new SetupError(`The Redis of an earlier run (process ${pid}) does not end`);
-    if (!told && Date.now() > until - STOP_TIMEOUT_MS / 2) {
-      told = true;
+    if (!signaled && Date.now() > until - STOP_TIMEOUT_MS / 2) {
+      signaled = true;
       process.kill(pid, 'SIGTERM');
     }
   }
 }
 
-/** The folder that a process works in: Redis goes to that of its data. */
+/** The working folder of a process; Redis changes to its data folder. */
 function workingFolder(pid) {
   if (process.platform === 'linux') return readlinkSync(`/proc/${pid}/cwd`);
   const { stdout } = spawnSync('lsof', ['-a', '-p', String(pid), '-d', 'cwd', '-Fn'], { encoding: 'utf8' });
   return /^n(.*)$/m.exec(stdout ?? '')?.[1];
 }
 
-/** Asks the server at a port about itself; undefined when there is no answer. */
+/** The `INFO` of the server on a port; undefined if it does not answer. */
 function serverInfo(port) {
   return new Promise((resolve) => {
     const socket = createConnection({ port, host: '127.0.0.1' }, () => socket.write('INFO\r\n'));
@@ -148,12 +161,12 @@ function serverInfo(port) {
 }
 
 /**
- * Starts a Redis on 127.0.0.1, detached, so that a terminal's Ctrl-C does not reach it before those who use it have
+ * Starts a Redis server on 127.0.0.1. It is detached, so that Ctrl-C in a terminal does not reach it before the apps have
  * drained.
  * @param {string} folder for its append-only file and log
- * @param {(child: import('node:child_process').ChildProcess) => void} [onSpawn] is told of each process at once, long
- *   before it answers; one that does not is ended
- * @param {number} [port] that it had before; a free one if not given
+ * @param {(child: import('node:child_process').ChildProcess) => void} [onSpawn] receives each process as soon as it is
+ *   started; a process that does not answer is killed
+ * @param {number} [port] its earlier port; a free one if not given
  * @returns {Promise<{url: string, port: number, child: import('node:child_process').ChildProcess}>} once it has loaded
  *   its data, however long that takes
  */
@@ -184,11 +197,11 @@ export async function startRedis(folder, onSpawn = () => {}, port) {
     let loading = false;
     while (loading || Date.now() < until) {
       const info = await serverInfo(usedPort);
-      // Another server may have taken the port in between.
+      // Another server may have taken the port in the meantime.
       if (info?.includes(`process_id:${child.pid}\r\n`)) {
         if (info.includes('loading:0'))
           return { url: `redis://127.0.0.1:${usedPort}`, port: usedPort, child };
-        if (!loading) say('Redis loads its data');
+        if (!loading) say('Redis is loading its data');
         loading = true;
       }
       if (await Promise.race([gone, delay(50)])) break;
@@ -200,12 +213,12 @@ export async function startRedis(folder, onSpawn = () => {}, port) {
   throw new SetupError(`Redis did not start; see ${join(folder, 'redis.log')}`);
 }
 
-/** Ends a Redis: it writes what it holds first. */
+/** Stops a Redis server, which first writes its data to disk. */
 export async function stopRedis(child) {
   if (child.exitCode !== null || child.signalCode !== null) return;
   const gone = once(child, 'exit');
   child.kill('SIGTERM');
-  // A stopped process takes no SIGTERM.
+  // A paused process does not handle SIGTERM.
   child.kill('SIGCONT');
   const timer = setTimeout(() => child.kill('SIGKILL'), STOP_TIMEOUT_MS);
   await gone;
@@ -213,17 +226,17 @@ export async function stopRedis(child) {
 }
 
 /**
- * Starts a detached process that ends what we started should we die without doing it ourselves. It learns of our
- * death by the end of a pipe, which no signal can prevent.
- * @param drainMs for the apps, which drain by themselves, before they are killed
- * @returns what tells it whom to end: process groups (apps) first, then servers (Redis)
+ * Starts a detached watcher process. If this process dies, the watcher ends the processes that it started. It notices the
+ * death by the end of a pipe, which also works for SIGKILL.
+ * @param drainMs time for the apps to drain by themselves before they are killed
+ * @returns functions that register process groups (apps), which are ended first, and servers (Redis)
  */
 export function startWatcher(drainMs) {
   const file = fileURLToPath(new URL('watcher.mjs', import.meta.url));
-  /** What a watcher has to know, should one die before us. */
+  /** All registrations, for the next watcher if one dies. */
   const watched = new Map();
   let watcher;
-  const tell = (message) => watcher.stdin.write(`${JSON.stringify(message)}\n`);
+  const send = (message) => watcher.stdin.write(`${JSON.stringify(message)}\n`);
   const start = () => {
     watcher = spawn(process.execPath, [file, String(drainMs)], {
       detached: true,
@@ -231,13 +244,13 @@ export function startWatcher(drainMs) {
     });
     watcher.unref();
     watcher.stdin.unref?.();
-    watcher.stdin.on('error', () => {}); // It is gone: the next one is told.
+    watcher.stdin.on('error', () => {}); // It has died; the next one gets all registrations.
     watcher.once('exit', () => setTimeout(start, 100).unref());
-    for (const message of watched.values()) tell(message);
+    for (const message of watched.values()) send(message);
   };
   const watch = (pid, message) => {
     watched.set(pid, message);
-    tell(message);
+    send(message);
   };
   start();
   return {
@@ -245,7 +258,7 @@ export function startWatcher(drainMs) {
     server: (pid) => watch(pid, { server: pid }),
     forget: (pid) => {
       watched.delete(pid);
-      tell({ forget: pid });
+      send({ forget: pid });
     },
   };
 }

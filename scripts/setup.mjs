@@ -3,24 +3,24 @@ import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 
-/** The folder of the project, with a slash at its end. */
+/** Folder of the project, with a trailing slash. */
 export const root = fileURLToPath(new URL('../', import.meta.url));
 
 /**
- * What a Node that runs an app is started with. Node 24's own young generation, of 32 MB halves, lets a gateway under
- * load grow to 229 MB; with this it stays at 126 MB, and answers as many requests.
+ * Flags of Node for the apps. With Node 24's default young generation of 32 MB semi-spaces, a gateway under load grows to
+ * 229 MB. With 8 MB it stays at 126 MB and answers as many requests.
  */
 export const NODE_FLAGS = ['--max-semi-space-size=8'];
 
 const MIN_NODE = [20, 19];
 
-/** Something is wrong that whoever started us can mend; its message is all they need. */
+/** A problem that the user can fix; it is printed as one line. */
 export class SetupError extends Error {}
 
-/** Says a line about the set-up itself. */
+/** Prints a line about the setup. */
 export const say = (line) => console.log(`• ${line}`);
 
-/** Runs a command in the project's folder, its output shown. Throws SetupError when it fails. */
+/** Runs a command in the folder of the project and shows its output. Throws SetupError if it fails. */
 export function run(command, args, env = process.env) {
   const { status, error, signal } = spawnSync(command, args, { cwd: root, stdio: 'inherit', env });
   if (status !== 0) {
@@ -34,12 +34,12 @@ function readJson(file) {
   try {
     return JSON.parse(readFileSync(`${root}${file}`, 'utf8'));
   } catch {
-    // Missing or cut short: to be installed.
+    // Missing or incomplete: npm has to install again.
     return undefined;
   }
 }
 
-/** Whether node_modules holds what the lock file says. npm keeps a lock file of its own in it. */
+/** Whether node_modules matches the lock file. npm writes its own lock file into node_modules. */
 function isInstalled() {
   const wanted = readJson('package-lock.json')?.packages ?? {};
   const installed = readJson('node_modules/.package-lock.json')?.packages;
@@ -50,7 +50,7 @@ function isInstalled() {
   });
 }
 
-/** Installs from the lock file and builds the apps, where needed. */
+/** Installs the packages and builds the apps if necessary. */
 export function prepare() {
   const [major = 0, minor = 0] = process.versions.node.split('.').map(Number);
   if (major < MIN_NODE[0] || (major === MIN_NODE[0] && minor < MIN_NODE[1])) {
@@ -60,6 +60,6 @@ export function prepare() {
     say('Installing packages from the lock file (about 700 MB; half a minute to a few minutes)');
     run('npm', ['ci', '--include=dev']);
   }
-  // Incremental: a fraction of a second when nothing has changed.
+  // Incremental: it takes a fraction of a second if nothing has changed.
   run(process.execPath, ['node_modules/typescript/bin/tsc', '-b', 'apps/gateway', 'apps/worker', 'apps/cli']);
 }

@@ -1,5 +1,5 @@
-// `npm start`: sets up what is missing, starts Redis, the gateway and a worker, and keeps them running until Ctrl-C.
-// `npm start -- worker` (or gateway) starts and keeps one more of these.
+// `npm start`: installs what is missing, starts Redis, the gateway and a worker, and keeps them running until Ctrl-C.
+// `npm start -- worker` (or gateway) starts another one and keeps it running.
 // Node built-ins only: this runs before anything is installed.
 import { spawn, spawnSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
@@ -17,37 +17,42 @@ import {
 } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { isRunning, startRedis, startWatcher, stopRedis } from './redis.mjs';
+import { isFree, isRunning, startRedis, startWatcher, stopRedis } from './redis.mjs';
 import { NODE_FLAGS, prepare, root, SetupError, say } from './setup.mjs';
 
-/** An app whose configuration is wrong ends with this status (EX_CONFIG): starting it again is no use. */
+/** Exit status of an app with a wrong configuration (EX_CONFIG): a restart cannot help. */
 const EXIT_CONFIG = 78;
 const FIRST_RETRY_MS = 500;
 const LAST_RETRY_MS = 30_000;
-/** An app that was up for so long has not failed at its start. */
+/** An app that ran for this long did not fail at its start. */
 const STEADY_MS = 30_000;
 const DRAIN_SLACK_MS = 5_000;
-/** A guard that is older is nobody's. */
+/** A guard that is older was left by a dead process. */
 const GUARD_MS = 5_000;
 
 const APPS = { gateway: 'apps/gateway/dist/main.js', worker: 'apps/worker/dist/main.js' };
 
 if (existsSync(join(root, '.env'))) process.loadEnvFile(join(root, '.env'));
 const dataDir = resolve(root, process.env.DATA_DIR || '.sluice');
+/** The development key protects little, so by default only this machine can reach the gateway. */
+const host = process.env.HOST || '127.0.0.1';
 const lockFile = join(dataDir, 'start.pid');
 const runtimeFile = join(dataDir, 'runtime.json');
+const portFile = join(dataDir, 'redis.port');
 const tokenFile = join(dataDir, 'admin-token');
 
 /** Running apps by name. */
 const running = new Map();
 let watcher;
 let redis;
+/** File with the development key, once it is registered. */
+let keyFile;
 let locked = false;
 let stopping = false;
 
 /**
- * One `npm start` a folder: two would share its Redis. The lock file holds the process that has it and is never there
- * half-written; what a dead process left is taken away under a guard, so that nobody's fresh lock is.
+ * Allows one `npm start` per folder, because two would share its Redis. The lock file contains the id of its process and
+ * is never incomplete. The lock of a dead process is removed under a guard, so that a new lock is never removed.
  */
 async function lock() {
   try {
@@ -55,30 +60,30 @@ async function lock() {
   } catch (error) {
     throw new SetupError(`DATA_DIR: ${error.message}`);
   }
-  const mine = `${lockFile}.${process.pid}`;
+  const ownFile = `${lockFile}.${process.pid}`;
   const guard = `${lockFile}.guard`;
-  writeFileSync(mine, String(process.pid));
+  writeFileSync(ownFile, String(process.pid));
   try {
-    while (!tryTo(() => linkSync(mine, lockFile))) {
+    while (!tryTo(() => linkSync(ownFile, lockFile))) {
       if (tryTo(() => mkdirSync(guard))) {
         const holder = existsSync(lockFile) ? Number(readFileSync(lockFile, 'utf8')) : 0;
         const held = holder !== process.pid && isRunning(holder, 'start.mjs');
         if (!held) rmSync(lockFile, { force: true });
         rmdirSync(guard);
         if (held) {
-          throw new SetupError(`Sluice runs in this folder already (process ${holder}); stop that one first`);
+          throw new SetupError(`Sluice already runs in this folder (process ${holder}); stop it first`);
         }
       } else if (Date.now() - statSync(guard, { throwIfNoEntry: false })?.mtimeMs > GUARD_MS) {
-        tryTo(() => rmdirSync(guard)); // Its owner died within these few lines.
+        tryTo(() => rmdirSync(guard)); // Its owner has died while it held the guard.
       } else await delay(50);
     }
     locked = true;
   } finally {
-    rmSync(mine, { force: true });
+    rmSync(ownFile, { force: true });
   }
 }
 
-/** Whether something could be done that fails when it is done, or undone, already. */
+/** Runs an action; returns false if it fails because the file exists, or does not exist any more. */
 function tryTo(action) {
   try {
     action();
@@ -95,7 +100,16 @@ function unlock() {
   rmSync(lockFile, { force: true });
 }
 
-/** Starts a Redis, and starts it again, at the same port, whenever it dies. */
+/**
+ * The port of the Redis of an earlier run, if it is free, so that workers that were started beside that run find the
+ * Redis of this one.
+ */
+async function earlierPort() {
+  const port = Number(existsSync(portFile) ? readFileSync(portFile, 'utf8') : 0);
+  return port > 0 && (await isFree(port)) ? port : undefined;
+}
+
+/** Starts Redis, and restarts it on the same port whenever it dies. */
 async function keepRedis(port) {
   const folder = join(dataDir, 'redis');
   const { url, ...started } = await startRedis(
@@ -108,10 +122,11 @@ async function keepRedis(port) {
     port,
   );
   process.env.REDIS_URL = url;
-  say(`Redis runs at ${url}; its data stands in ${folder}`);
+  writeFileSync(portFile, String(started.port));
+  say(`Redis runs at ${url}; its data is in ${folder}`);
   const restart = async () => {
     if (stopping) return;
-    say('Redis ended; starting it again');
+    say('Redis has ended; restarting it');
     await delay(FIRST_RETRY_MS);
     if (!stopping) await keepRedis(started.port);
   };
@@ -119,8 +134,8 @@ async function keepRedis(port) {
 }
 
 /**
- * Starts an app, and starts it again with backoff whenever it dies. Resolves with its facts once it is ready.
- * @param onReady is told them each time
+ * Starts an app, and restarts it with backoff whenever it dies. Resolves to its facts when it is ready.
+ * @param onReady receives the facts after each start
  */
 function keepApp(name, onReady = () => {}) {
   const secrets = name === 'gateway' ? { ADMIN_TOKEN: adminToken() } : {};
@@ -129,7 +144,7 @@ function keepApp(name, onReady = () => {}) {
     const start = () => {
       if (stopping) return;
       const startedMs = Date.now();
-      // Leads a group of its own: its children can be killed with it, and Ctrl-C reaches it by us alone.
+      // In its own process group, so that its children can be killed with it, and Ctrl-C reaches it only through us.
       const child = spawn(process.execPath, [...NODE_FLAGS, join(root, APPS[name])], {
         cwd: root,
         detached: true,
@@ -138,6 +153,7 @@ function keepApp(name, onReady = () => {}) {
           ...process.env,
           LOG_FORMAT: process.env.LOG_FORMAT || 'pretty',
           DATA_DIR: dataDir,
+          HOST: host,
           ...secrets,
         },
       });
@@ -159,7 +175,7 @@ function keepApp(name, onReady = () => {}) {
         }
         failures = Date.now() - startedMs > STEADY_MS ? 0 : failures + 1;
         const waitMs = Math.min(FIRST_RETRY_MS * 2 ** Math.max(0, failures - 1), LAST_RETRY_MS);
-        say(`The ${name} ended (${signal ?? `exit ${code}`}); starting it again in ${waitMs / 1000} s`);
+        say(`The ${name} has ended (${signal ?? `exit ${code}`}); restarting it in ${waitMs / 1000} s`);
         setTimeout(start, waitMs);
       });
     };
@@ -167,61 +183,64 @@ function keepApp(name, onReady = () => {}) {
   });
 }
 
-/** Ends what an app may have left: a stopped model process hears nothing but this. */
+/** Kills the rest of an app's process group. A hanging model process reacts to nothing else. */
 function killGroup(pid) {
   try {
     process.kill(-pid, 'SIGKILL');
   } catch {
-    // Nothing was left.
+    // The group is already gone.
   }
 }
 
-/** Where the development key is kept. */
-const keyFile = () => join(dataDir, process.env.SLUICE_DEV_KEY ? 'dev-key.supplied' : 'dev-key');
-
-/** The development key: SLUICE_DEV_KEY, else one that is made once and kept. */
+/**
+ * The development key: SLUICE_DEV_KEY, or a key that is generated once and stored. Sets `keyFile` to the path of its file.
+ */
 function developmentKey() {
-  const supplied = process.env.SLUICE_DEV_KEY;
-  const file = keyFile();
-  if (supplied) writeFileSync(file, `${supplied}\n`, { mode: 0o600 });
-  // The name counts where the file holds no key yet. A new one then, for nobody has the secret of an old one.
-  const name = `development-${randomBytes(4).toString('hex')}`;
   const { status, stdout } = spawnSync(
     process.execPath,
-    [join(root, 'apps/cli/dist/main.js'), 'keys', 'ensure', '--json', '--name', name, '--key-file', file],
+    [join(root, 'apps/cli/dist/main.js'), 'keys', 'development', '--json'],
     { stdio: ['ignore', 'pipe', 'inherit'], encoding: 'utf8', env: { ...process.env, DATA_DIR: dataDir } },
   );
-  if (status !== 0) throw new SetupError('There is no development key; see above');
-  return JSON.parse(stdout).key;
+  if (status !== 0) throw new SetupError('Could not register the development key; see above');
+  const { key, key_file: file } = JSON.parse(stdout);
+  keyFile = file;
+  return key;
 }
 
-/** ADMIN_TOKEN, else one that is made once and kept: never half-written, and of several that make one the first wins. */
+/**
+ * ADMIN_TOKEN, or a token that is generated once and stored. The file is never incomplete. If several processes generate
+ * one, the first wins.
+ */
 function adminToken() {
   if (process.env.ADMIN_TOKEN) return process.env.ADMIN_TOKEN;
-  const kept = () => existsSync(tokenFile) && readFileSync(tokenFile, 'utf8').trim();
-  const fresh = `${tokenFile}.${process.pid}`;
+  const stored = () => existsSync(tokenFile) && readFileSync(tokenFile, 'utf8').trim();
+  const temporary = `${tokenFile}.${process.pid}`;
   try {
     mkdirSync(dataDir, { recursive: true, mode: 0o700 });
-    if (kept()) return kept();
-    writeFileSync(fresh, `${randomBytes(24).toString('base64url')}\n`, { mode: 0o600 });
-    // Somebody's empty file gives way.
-    if (existsSync(tokenFile)) renameSync(fresh, tokenFile);
-    else tryTo(() => linkSync(fresh, tokenFile));
-    return kept();
+    if (stored()) return stored();
+    writeFileSync(temporary, `${randomBytes(24).toString('base64url')}\n`, { mode: 0o600 });
+    // An empty file is replaced.
+    if (existsSync(tokenFile)) renameSync(temporary, tokenFile);
+    else tryTo(() => linkSync(temporary, tokenFile));
+    return stored();
   } catch (error) {
     throw new SetupError(`DATA_DIR: ${error.message}`);
   } finally {
-    rmSync(fresh, { force: true });
+    rmSync(temporary, { force: true });
   }
 }
 
-/** Tells the CLI where Sluice runs. */
+/** Writes where Sluice runs, for the CLI. */
 function writeRuntime(url) {
-  const runtime = { redisUrl: process.env.REDIS_URL, keyFile: keyFile(), ...(url ? { url } : {}) };
+  const runtime = {
+    redisUrl: process.env.REDIS_URL,
+    ...(keyFile ? { keyFile } : {}),
+    ...(url ? { url } : {}),
+  };
   writeFileSync(runtimeFile, JSON.stringify(runtime), { mode: 0o600 });
 }
 
-/** A wrong setting ends the start before it begins. */
+/** Stops the start if a setting is wrong. */
 async function checkSettings() {
   const { readSettings, SettingsError } = await import('../packages/shared/dist/index.js');
   try {
@@ -236,10 +255,10 @@ function fatal(message) {
   void stop(1);
 }
 
-/** How long the slowest drain may take. */
+/** The longest time that a drain may take. */
 const drainMs = () => Number(process.env.REQUEST_TIMEOUT_SECONDS || 5) * 1000 + DRAIN_SLACK_MS;
 
-/** Drains and ends everything: the gateway first, for it waits for the worker; Redis last. */
+/** Drains and ends everything: the gateway first, because it needs the worker; Redis last. */
 async function stop(code) {
   if (stopping) return;
   stopping = true;
@@ -257,23 +276,23 @@ async function stop(code) {
   process.exit(code);
 }
 
-/** The first signal drains; a second one does not wait. */
+/** The first signal drains; a second one ends the apps at once. */
 function onSignal(signal) {
   if (!stopping) {
-    say(`${signal}: draining; once more to end at once`);
+    say(`${signal}: draining; send it again to end at once`);
     void stop(0);
     return;
   }
   for (const { pid } of running.values()) killGroup(pid);
 }
 
-/** The URL of a port here that is bound to an address. */
+/** The URL of a port on this machine that is bound to an address. */
 function urlOf(protocol, address, port) {
   const host = ['::', '0.0.0.0'].includes(address) ? 'localhost' : address;
   return `${protocol}://${host.includes(':') ? `[${host}]` : host}:${port}`;
 }
 
-/** Whether the gateway answers, by its admin port, and sees a worker. */
+/** Whether the gateway is ready and sees a worker, as its admin port says. */
 async function serves(url) {
   const response = await fetch(`${url}/ready`).catch(() => undefined);
   return response?.status === 200 && (await response.json()).workers > 0;
@@ -281,9 +300,9 @@ async function serves(url) {
 
 const quote = (text) => `'${text.replaceAll("'", `'\\''`)}'`;
 
-/** `npm start -- worker`: one app more, with the Redis of REDIS_URL or of the `npm start` in this folder. */
+/** `npm start -- worker`: starts another app, with the Redis of REDIS_URL or of the `npm start` in this folder. */
 async function startOne(name) {
-  if (!(name in APPS)) throw new SetupError(`There is no app "${name}": ${Object.keys(APPS).join(' or ')}`);
+  if (!(name in APPS)) throw new SetupError(`Unknown app "${name}"; use ${Object.keys(APPS).join(' or ')}`);
   if (!process.env.REDIS_URL && existsSync(runtimeFile)) {
     process.env.REDIS_URL = JSON.parse(readFileSync(runtimeFile, 'utf8')).redisUrl;
   }
@@ -301,28 +320,29 @@ async function startAll() {
   await checkSettings();
   watcher = startWatcher(drainMs());
   if (process.env.REDIS_URL) say('Using the Redis of REDIS_URL');
-  else await keepRedis();
+  else await keepRedis(await earlierPort());
   if (stopping) return;
   writeRuntime();
   let url = '';
   let adminUrl = '';
   const ready = [
     keepApp('gateway', ({ port, adminPort }) => {
-      url = urlOf(process.env.TLS_CERT ? 'https' : 'http', process.env.HOST || '::', port);
+      url = urlOf(process.env.TLS_CERT ? 'https' : 'http', process.env.HOST || 'localhost', port);
       adminUrl = urlOf('http', process.env.ADMIN_HOST || '127.0.0.1', adminPort);
       writeRuntime(url);
     }),
     keepApp('worker'),
   ];
   const key = developmentKey();
+  writeRuntime(url);
   await Promise.all(ready);
   while (!(await serves(adminUrl))) {
     if (stopping) return;
     await delay(100);
   }
   console.log(`
-Sluice is ready. Ctrl-C drains and ends it. The reference is at ${url}/docs
-Keys are managed by npm run sluice -- keys, or at ${adminUrl}/admin/keys with the token in ${process.env.ADMIN_TOKEN ? 'ADMIN_TOKEN' : tokenFile}
+Sluice is ready. Ctrl-C drains and ends it. API reference: ${url}/docs
+${process.env.HOST ? '' : 'Only this machine can reach it; set HOST=0.0.0.0 for others\n'}Manage keys with npm run sluice -- keys, or at ${adminUrl}/admin/keys with the token in ${process.env.ADMIN_TOKEN ? 'ADMIN_TOKEN' : tokenFile}
 
 curl -X POST ${url}/predict \\
   -H ${quote(`X-API-Key: ${key}`)} \\

@@ -1,4 +1,4 @@
-// `npm test`: sets up what is missing and runs jest. Arguments go to jest: `npm test -- keyring`.
+// `npm test`: installs what is missing and runs jest. Arguments are passed to jest: `npm test -- keyring`.
 // Node built-ins only: this runs before anything is installed.
 import { ensureRedisServer } from './redis.mjs';
 import { prepare, run, SetupError } from './setup.mjs';

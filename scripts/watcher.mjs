@@ -1,9 +1,9 @@
-// Outlives whoever started it, and then ends what that one left: see startWatcher in redis.mjs.
+// Ends the registered processes after its parent has died: see startWatcher in redis.mjs.
 import { createInterface } from 'node:readline';
 import { setTimeout as delay } from 'node:timers/promises';
 import { isRunning } from './redis.mjs';
 
-/** Apps drain by themselves when their parent is gone; longer than their longest drain they do not get. */
+/** Apps drain by themselves when their parent is gone; after this time they are killed. */
 const drainMs = Number(process.argv[2]);
 const STOP_MS = 10_000;
 
@@ -14,7 +14,7 @@ function signal(pid, name) {
   try {
     process.kill(pid, name);
   } catch {
-    // It is gone already.
+    // It has already ended.
   }
 }
 

@@ -17,12 +17,12 @@ import {
   until,
 } from './harness.js';
 
-/** Waits until nothing but these keys is left. */
-async function leaves(before: string[]) {
-  await until('nothing is left', async () => (await batchKeys()).length === before.length, 5_000).catch(
+/** Waits until Redis has the same keys as before. */
+async function expectKeys(before: string[]) {
+  await until('the other keys are gone', async () => (await jobKeys()).length === before.length, 5_000).catch(
     () => {},
   );
-  expect(await batchKeys()).toEqual(before);
+  expect(await jobKeys()).toEqual(before);
 }
 
 let rig: Rig;
@@ -59,10 +59,12 @@ const upload = (body: string | Buffer, headers: Record<string, string> = {}, by 
     body,
   });
 const ndjson = (texts: readonly unknown[]) => texts.map((text) => `${JSON.stringify(text)}\n`).join('');
+const cancel = (jobId: string, by = key) =>
+  request(`${url}/jobs/${jobId}/cancel`, { method: 'POST', headers: { 'X-API-Key': by } });
 const remove = (jobId: string, by = key) =>
   request(`${url}/jobs/${jobId}`, { method: 'DELETE', headers: { 'X-API-Key': by } });
 
-async function finished(jobId: string, withinMs = 30_000): Promise<Answer['body']> {
+async function finished(jobId: string, withinMs = 50_000): Promise<Answer['body']> {
   let job: Answer['body'];
   await until(
     `job ${jobId} has ended`,
@@ -75,7 +77,7 @@ async function finished(jobId: string, withinMs = 30_000): Promise<Answer['body'
   return job;
 }
 
-/** All results, as the stream gives them. */
+/** All results from the NDJSON stream. */
 async function allResults(jobId: string): Promise<Answer['body'][]> {
   const { body } = await get(`/jobs/${jobId}/results`, { Accept: 'application/x-ndjson' });
   return body
@@ -84,13 +86,13 @@ async function allResults(jobId: string): Promise<Answer['body'][]> {
     .map((line: string) => JSON.parse(line));
 }
 
-/** Every key but those of workers, gateways, keys and limits, and what BullMQ keeps of a queue as such. */
-async function batchKeys(): Promise<string[]> {
+/** All Redis keys except those of workers, gateways, API keys and limits, and those that BullMQ keeps for every queue. */
+async function jobKeys(): Promise<string[]> {
   const all = await rig.redis.keys('*');
   return all
     .filter(
       (name) =>
-        !/^\{sluice\}:(key:|keys$|usage(-mark)?:|limit:|guesses:|replies:|worker:|workers$|waiting:|sweeper$)/.test(
+        !/^\{sluice\}:(key:|keys$|usage(-report)?:|limit:|reads:|streams:|failed-auth:|replies:|worker:|workers$|unanswered:|sweep$|probe$)/.test(
           name,
         ),
     )
@@ -98,7 +100,7 @@ async function batchKeys(): Promise<string[]> {
     .sort();
 }
 
-test('every text gets its answer, in order, the same that it gets alone', async () => {
+test('every text gets its answer in input order, identical to the answer it gets alone', async () => {
   await rig.worker();
   const texts = repeated(300);
   const accepted = await submit(texts);
@@ -134,10 +136,11 @@ test('every text gets its answer, in order, the same that it gets alone', async 
         output: [answer],
         sentiment: answer?.label.toLowerCase(),
         confidence: answer?.score,
+        tokens: expect.any(Number),
       };
     }),
   );
-  // In pages the same.
+  // The pages contain the same results.
   const pages = [];
   for (let cursor = ''; cursor !== null; ) {
     const page = await get(`/jobs/${job.job_id}/results?limit=70${cursor && `&cursor=${cursor}`}`);
@@ -148,10 +151,10 @@ test('every text gets its answer, in order, the same that it gets alone', async 
   expect((await get('/me')).body.bulk.queued).toBe(0);
 });
 
-test('NDJSON comes as a stream, with ids of its own, and is the same batch', async () => {
+test('an NDJSON upload with ids gives a job with these ids', async () => {
   await rig.worker();
   const accepted = await upload(
-    `\uFEFF`.slice(1) + ndjson(['fine', { id: 'a', text: 'awful' }, { text: 'so so' }]).trimEnd(),
+    `\uFEFF`.slice(1) + ndjson(['fine', { id: 'a', text: 'awful' }, { id: 7, text: 'so so' }]).trimEnd(),
   );
   expect([accepted.status, accepted.body.total]).toEqual([202, 3]);
   await finished(accepted.body.job_id);
@@ -159,12 +162,12 @@ test('NDJSON comes as a stream, with ids of its own, and is the same batch', asy
   expect(results.map(({ index, id, text, sentiment }) => [index, id, text, sentiment])).toEqual([
     [0, undefined, 'fine', 'positive'],
     [1, 'a', 'awful', 'negative'],
-    [2, undefined, 'so so', expect.any(String)],
+    [2, 7, 'so so', expect.any(String)],
   ]);
 });
 
-test('a batch is accepted without a worker, waits, and can be canceled; nothing of it stays once it is erased', async () => {
-  const before = await batchKeys();
+test('a job is accepted without a worker and can be canceled; nothing of it remains after it is erased', async () => {
+  const before = await jobKeys();
   const { body } = await submit(repeated(500), { 'Idempotency-Key': 'one' });
   expect((await get(`/jobs/${body.job_id}`)).body).toMatchObject({
     status: 'queued',
@@ -180,8 +183,10 @@ test('a batch is accepted without a worker, waits, and can be canceled; nothing 
   ]);
   expect((await get(`/jobs/${body.job_id}/results?partial=true`)).body).toMatchObject({ results: [] });
 
-  const canceled = await remove(body.job_id);
-  expect([canceled.status, canceled.body.status]).toEqual([200, 'canceled']);
+  for (let i = 0; i < 2; i++) {
+    const canceled = await cancel(body.job_id);
+    expect([canceled.status, canceled.body.status]).toEqual([200, 'canceled']);
+  }
   expect((await get('/me')).body.bulk.queued).toBe(0);
   const { results } = (await get(`/jobs/${body.job_id}/results?limit=1000`)).body;
   expect(results).toHaveLength(500);
@@ -190,10 +195,42 @@ test('a batch is accepted without a worker, waits, and can be canceled; nothing 
   await rig.worker();
   expect((await remove(body.job_id)).status).toBe(204);
   expect((await get(`/jobs/${body.job_id}`)).status).toBe(404);
-  await leaves(before);
+  await expectKeys(before);
 });
 
-test('a poisonous text stands alone with its error; the others have their answers', async () => {
+test('canceling a completed job changes nothing, and other keys cannot cancel', async () => {
+  await rig.worker();
+  const { body } = await submit(['fine', 'awful']);
+  expect((await cancel(body.job_id, await rig.key())).status).toBe(404);
+  const job = await finished(body.job_id);
+  const canceled = await cancel(body.job_id);
+  expect([canceled.status, canceled.body]).toEqual([200, job]);
+  expect((await get(`/jobs/${body.job_id}/results`)).body.results).toHaveLength(2);
+});
+
+test('a path whose id is not a job id is 404, and no command with it goes to Redis', async () => {
+  await rig.worker();
+  const { body } = await submit(['a text that stays private']);
+  await finished(body.job_id);
+  const commands: string[] = [];
+  const stop = await rig.monitor((words) => commands.push(words.join(' ')));
+  const wrong = ['items', 'results']
+    .map((name) => `${body.job_id}:${name}`)
+    .concat('x', '*', '%00', '..%2Fkey');
+  for (const id of wrong) {
+    for (const rest of ['', '/results', '/events'])
+      expect((await get(`/jobs/${id}${rest}`)).status).toBe(404);
+    expect((await cancel(id)).status).toBe(404);
+    expect((await remove(id)).status).toBe(404);
+  }
+  expect((await get(`/jobs/${body.job_id}`)).status).toBe(200);
+  const ofJobs = () => commands.filter((command) => command.includes(':job:'));
+  await until('the monitor has seen the last read', () => ofJobs().length > 0);
+  stop();
+  expect(ofJobs()).toEqual([`hgetall {sluice}:job:${body.job_id}`]);
+});
+
+test('a text that crashes or hangs the model gets an error; all others get their answers', async () => {
   await rig.worker({ MODEL_PROCESSES: '1', STALL_SECONDS: '0.6' }, faultyWorkerMain);
   const texts = repeated(60);
   texts[7] = '«crash»';
@@ -208,12 +245,21 @@ test('a poisonous text stands alone with its error; the others have their answer
   ]);
 });
 
-test('killed workers, model processes, a gateway and Redis cost nothing: complete, none twice, none lost', async () => {
+test('a malformed item in a stored job fails alone', async () => {
+  const { body } = await submit(['fine', 'broken', 'good']);
+  const items = `{sluice}:job:${body.job_id}:items`;
+  const [first, , last] = JSON.parse((await rig.redis.hget(items, '0')) ?? '[]');
+  await rig.redis.hset(items, '0', JSON.stringify([first, { input: 7 }, last]));
+  await rig.worker();
+  expect(await finished(body.job_id)).toMatchObject({ status: 'completed', completed: 2, failed: 1 });
+});
+
+test('after workers, model processes, a gateway and Redis were killed, every text has exactly one answer', async () => {
   let worker = await rig.worker({ MODEL_PROCESSES: '2' }, faultyWorkerMain);
   const texts = repeated(1_200).map((text, i) => (i % 40 === 0 ? `«slow:60» ${text}` : text));
   const { body } = await upload(ndjson(texts));
   const progressed = (share: number) =>
-    until(`${share} of it is done`, async () => {
+    until(`${share} of the job is done`, async () => {
       const [stored, chunks] = await rig.redis.hmget(`{sluice}:job:${body.job_id}`, 'stored', 'chunks');
       return Number(stored) / Number(chunks) >= share;
     });
@@ -236,7 +282,7 @@ test('killed workers, model processes, a gateway and Redis cost nothing: complet
   expect((await get('/me')).body.bulk.queued).toBe(0);
 }, 90_000);
 
-test("one key's large batch does not hold up another's small one, and someone who waits goes first", async () => {
+test("a large job does not delay another key's small one, and interactive requests go first", async () => {
   await rig.worker({ MODEL_PROCESSES: '1' });
   const other = await rig.key();
   const large = await submit(repeated(4_000));
@@ -253,13 +299,13 @@ test("one key's large batch does not hold up another's small one, and someone wh
   expect((await remove(large.body.job_id)).body.status).toBe('canceled');
 });
 
-test('under interactive load at capacity a batch still moves, and who waits waits for two micro-batches of it at most', async () => {
-  // Each micro-batch takes 100 ms or a little more, whatever is in it.
+test('under full interactive load a job still progresses, and a request waits for at most two of its micro-batches', async () => {
+  // Each micro-batch takes a little over 100 ms, whatever is in it.
   await rig.worker({ MODEL_PROCESSES: '1', MICRO_BATCH_TEXTS: '4' }, faultyWorkerMain);
   const { body } = await submit(Array.from({ length: 2_000 }, (_, i) => `«slow:100» ${i}`));
   const completed = async () => (await get(`/jobs/${body.job_id}`)).body.completed;
   await until('it runs', async () => (await completed()) > 0);
-  // One running, one reserved, its own: 300 ms, and what it takes to get there.
+  // A running micro-batch, a reserved one and its own take 300 ms; the rest is for the way to the worker.
   const alone = [];
   for (let i = 0; i < 5; i++)
     alone.push((await post(`${url}/predict`, key, { text: '«slow:100» alone' })).ms);
@@ -271,29 +317,29 @@ test('under interactive load at capacity a batch still moves, and who waits wait
     while (loaded) statuses.push((await post(`${url}/predict`, key, { text: '«slow:100» load' })).status);
     return statuses;
   });
-  await until('the batch has moved', async () => (await completed()) >= before + 32, 20_000);
+  await until('the job has progressed', async () => (await completed()) >= before + 32, 20_000);
   loaded = false;
   expect(new Set((await Promise.all(clients)).flat())).toEqual(new Set([200]));
 }, 60_000);
 
-test('a client that hangs up in the middle of its results harms nobody', async () => {
+test('a client that disconnects while it reads results does not affect others', async () => {
   await rig.worker();
-  const { body } = await submit(repeated(4_000));
+  const { body } = await submit(repeated(1_500));
   await finished(body.job_id);
   for (let i = 0; i < 5; i++) {
-    const hangUp = new AbortController();
+    const disconnect = new AbortController();
     const answer = await fetch(`${url}/jobs/${body.job_id}/results`, {
       headers: { 'X-API-Key': key, Accept: 'application/x-ndjson' },
-      signal: hangUp.signal,
+      signal: disconnect.signal,
     });
     await answer.body?.getReader().read();
-    hangUp.abort();
+    disconnect.abort();
   }
-  expect(await allResults(body.job_id)).toHaveLength(4_000);
+  expect(await allResults(body.job_id)).toHaveLength(1_500);
   expect(gateway.output).not.toContain('MaxListeners');
 });
 
-test('an idempotency key stands for one batch: the same body is the same job, another is refused', async () => {
+test('an idempotency key names one job: the same body gives the same job, a different one is refused', async () => {
   await rig.worker();
   const once = { 'Idempotency-Key': 'order-66' };
   const [first, twin] = await Promise.all([submit(['a', 'b'], once), submit(['a', 'b'], once)]);
@@ -310,61 +356,127 @@ test('an idempotency key stands for one batch: the same body is the same job, an
   const different = await submit(['a', 'c'], once);
   expect([different.status, different.body.code]).toEqual([422, 'idempotency_mismatch']);
   expect((await upload(ndjson(['a', 'b']), once)).status).toBe(422);
-  // Another caller's key is another key.
+  // The same idempotency key of another API key is independent.
   const other = await rig.key();
   const theirs = await submit(['a', 'c'], once, other);
   expect([theirs.status, theirs.body.job_id === jobId]).toEqual([202, false]);
   expect((await get(`/jobs/${jobId}`, {}, other)).status).toBe(404);
   expect((await remove(jobId, other)).status).toBe(404);
-  // Erased, it frees its key.
+  // An erased job frees its idempotency key.
   await remove(jobId);
   const again = await submit(['a', 'c'], once);
   expect([again.status, again.body.job_id === jobId]).toEqual([202, false]);
 });
 
-test('progress comes as events, and ends with the job', async () => {
+test('an upload that broke off, or whose gateway died, blocks no other with its idempotency key', async () => {
+  const other = await rig.gateway();
+  // Enough that it is sent to Redis.
+  const piece = `"${'fine '.repeat(1_500)}"\n`.repeat(32);
+  const broken = (at: string) => {
+    const socket = createConnection(Number(new URL(at).port), '127.0.0.1');
+    socket.on('error', () => {});
+    socket.write(
+      `POST /analyze_batch HTTP/1.1\r\nHost: x\r\nX-API-Key: ${key}\r\nIdempotency-Key: once\r\n` +
+        `Content-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n${piece.length.toString(16)}\r\n${piece}\r\n`,
+    );
+    return socket;
+  };
+  const [first, second, third] = [broken(url), broken(other.url), broken(url)];
+  await until(
+    'a piece of each is staged',
+    async () => (await rig.redis.keys('{sluice}:stage:*:starts')).length === 3,
+  );
+  first.destroy();
+  await other.app.stop('SIGKILL');
+  const accepted = await submit(['fine'], { 'Idempotency-Key': 'once' });
+  expect(accepted.status).toBe(202);
+  // The third upload continues, with another body: the job that was accepted first counts.
+  third.write('8\r\n"awful"\n\r\n0\r\n\r\n');
+  let answer = '';
+  for await (const part of third) {
+    answer += part;
+    if (answer.includes('idempotency_mismatch')) break;
+  }
+  expect(answer).toMatch(/^HTTP\/1.1 422/);
+  second.destroy();
+  expect((await get('/jobs')).body.jobs).toHaveLength(1);
+});
+
+test('of many uploads at once with the same idempotency key one creates the job, and all are answered with it', async () => {
+  const texts = repeated(100);
+  const answers = await Promise.all(
+    Array.from({ length: 10 }, () => upload(ndjson(texts), { 'Idempotency-Key': 'same' })),
+  );
+  expect(answers.map(({ status }) => status)).toEqual(Array(10).fill(202));
+  expect(new Set(answers.map(({ body }) => body.job_id)).size).toBe(1);
+  expect((await get('/jobs')).body.jobs).toHaveLength(1);
+  expect((await get('/me')).body.bulk.queued).toBe(100);
+  await until('no upload is left', async () => (await rig.redis.keys('{sluice}:stage:*')).length === 0);
+});
+
+test("a caller's jobs take turns four at a time, the oldest first", async () => {
+  const ids: string[] = [];
+  // The first job fills the queue with its first chunks, and then waits for its turns.
+  for (let i = 0; i < 100; i++) ids.push((await submit(repeated(320))).body.job_id);
   await rig.worker({ MODEL_PROCESSES: '1' });
-  const { body } = await submit(repeated(1_500));
+  type Job = { job_id: string; status: string; completed: number };
+  let jobs: Job[] = [];
+  await until('the first job is done', async () => {
+    jobs = (await get('/jobs?limit=100')).body.jobs;
+    return jobs.some(({ status }) => status === 'completed');
+  });
+  const done = jobs.reduce((sum, { completed }) => sum + completed, 0);
+  expect(done / (100 * 320)).toBeLessThan(0.1);
+  const begun = jobs.filter(({ completed }) => completed > 0).map(({ job_id }) => ids.indexOf(job_id));
+  expect(Math.max(...begun)).toBeLessThan(8);
+  expect(
+    jobs.filter(({ status }) => status === 'completed').every(({ job_id }) => ids.indexOf(job_id) < 8),
+  ).toBe(true);
+}, 120_000);
+
+test('a stream of events shows the progress and ends with the job', async () => {
+  await rig.worker({ MODEL_PROCESSES: '1' });
+  const { body } = await submit(repeated(500));
   const events = await get(`/jobs/${body.job_id}/events`);
   expect([events.status, events.headers.get('content-type')]).toEqual([
     200,
     'text/event-stream; charset=utf-8',
   ]);
-  const told = [...events.body.matchAll(/event: (\w+)\ndata: (.*)\n\n/g)].map(([, event, data]) => [
+  const sent = [...events.body.matchAll(/event: (\w+)\ndata: (.*)\n\n/g)].map(([, event, data]) => [
     event,
     JSON.parse(data ?? ''),
   ]);
-  expect(told.length).toBeGreaterThanOrEqual(2);
-  expect(told.at(0)?.[0]).toBe('progress');
-  expect(told.at(-1)).toEqual(['completed', (await get(`/jobs/${body.job_id}`)).body]);
-  const done = told.map(([, job]) => job.completed);
+  expect(sent.length).toBeGreaterThanOrEqual(2);
+  expect(sent.at(0)?.[0]).toBe('progress');
+  expect(sent.at(-1)).toEqual(['completed', (await get(`/jobs/${body.job_id}`)).body]);
+  const done = sent.map(([, job]) => job.completed);
   expect(done).toEqual([...done].sort((a, b) => a - b));
 });
 
-test('many may follow a job to its end, hang up or come late, and the gateway lives on', async () => {
+test('many clients can follow a job, disconnect or connect late', async () => {
   await rig.worker({ MODEL_PROCESSES: '1' });
-  for (let round = 0; round < 4; round++) {
-    const { body } = await submit(repeated(200));
+  for (let round = 0; round < 3; round++) {
+    const { body } = await submit(repeated(100));
     const path = `/jobs/${body.job_id}/events`;
     const followers = [get(path), get(path)];
-    const hangUps = Array.from({ length: 20 }, (_, i) =>
+    const disconnected = Array.from({ length: 20 }, (_, i) =>
       fetch(`${url}${path}`, { headers: { 'X-API-Key': key }, signal: AbortSignal.timeout(1 + i * 3) }).catch(
         () => 'gone',
       ),
     );
     let status = '';
     while (status !== 'completed') {
-      // One more whenever it looks: some while it ends.
+      // One more follower after each look, some of them while the job ends.
       followers.push(get(path));
       ({ status } = (await get(`/jobs/${body.job_id}`)).body);
     }
-    for (const { body: told } of await Promise.all(followers)) {
-      expect(told.match(/event: completed/g)).toHaveLength(1);
+    for (const { body: events } of await Promise.all(followers)) {
+      expect(events.match(/event: completed/g)).toHaveLength(1);
     }
-    await Promise.all(hangUps);
+    await Promise.all(disconnected);
   }
-  // Two on one connection: the second is over before its turn to be sent.
-  const slow = await submit(repeated(1_000));
+  // Two streams on one connection: the second ends before its response can be sent.
+  const slow = await submit(repeated(300));
   const done = (await get('/jobs')).body.jobs.find(
     ({ status }: { status: string }) => status === 'completed',
   );
@@ -376,12 +488,12 @@ test('many may follow a job to its end, hang up or come late, and the gateway li
   socket.on('data', (data) => {
     text += data;
   });
-  await until('both are told to the end', () => text.match(/event: completed/g)?.length === 2);
+  await until('both streams have ended', () => text.match(/event: completed/g)?.length === 2);
   socket.destroy();
   expect(gateway.child.exitCode).toBeNull();
 });
 
-test('a stream of events ends also when Redis was away at the end', async () => {
+test('a stream of events also ends when Redis was away at the end of the job', async () => {
   await rig.worker({ MODEL_PROCESSES: '1' }, faultyWorkerMain);
   const { body } = await submit(['«slow:500» last']);
   const events = get(`/jobs/${body.job_id}/events`);
@@ -395,7 +507,7 @@ test('a stream of events ends also when Redis was away at the end', async () => 
   expect((await events).body).toMatch(/event: completed/);
 });
 
-test('whoever is refused in the middle of a long upload reads why, though it sends all of it first', async () => {
+test('a client that is refused during a long upload reads the response, even if it sends everything first', async () => {
   const poor = await rig.key({ bulkLimit: 10 });
   const body = Array.from({ length: 200_000 }, (_, i) => JSON.stringify(`${i} ${'x'.repeat(200)}`)).join(
     '\n',
@@ -415,7 +527,7 @@ test('whoever is refused in the middle of a long upload reads why, though it sen
   expect(answer).toMatch(/^HTTP\/1\.1 413 /);
 });
 
-test('to another key a job is not there', async () => {
+test('a job does not exist for another key', async () => {
   const other = await rig.key();
   const { body } = await submit(['fine']);
   for (const path of ['', '/results', '/events']) {
@@ -426,7 +538,7 @@ test('to another key a job is not there', async () => {
   expect((await get(`/jobs/${body.job_id}`)).status).toBe(200);
 });
 
-test('revoking a key cancels its unfinished jobs, and a record made anew starts from nothing', async () => {
+test('revoking a key cancels its unfinished jobs', async () => {
   const other = await rig.key();
   const { body } = await submit(repeated(100), {}, other);
   await new Keyring(rig.redis).revoke(other.split('_')[1] ?? '', Date.now());
@@ -437,7 +549,7 @@ test('revoking a key cancels its unfinished jobs, and a record made anew starts 
   expect(await rig.redis.hget(`{sluice}:job:${body.job_id}`, 'error')).toBe('The API key was revoked');
 });
 
-test('marks of a job whose record is gone do not block its caller', async () => {
+test('chunks in flight of a job whose record is gone do not block its caller', async () => {
   await rig.worker();
   const lost = await submit(repeated(500));
   await rig.redis.del(`{sluice}:job:${lost.body.job_id}`);
@@ -445,7 +557,7 @@ test('marks of a job whose record is gone do not block its caller', async () => 
   expect((await finished(body.job_id, 15_000)).status).toBe('completed');
 });
 
-test('an upload that is slow but steady arrives; one that is refused in the middle reads why', async () => {
+test('a slow but steady upload is accepted; one that is refused during its upload gets the response', async () => {
   async function* slowly() {
     yield Buffer.from('"one"\n');
     await delay(11_000);
@@ -474,9 +586,9 @@ test('an upload that is slow but steady arrives; one that is refused in the midd
   expect((await slow).status).toBe(202);
 });
 
-test('above 80 % of maxmemory batches get 503 and interactive work goes on', async () => {
+test('above 80 % of maxmemory jobs get 503, and interactive requests are served', async () => {
   await rig.worker();
-  // Enough that what comes and goes beside it does not matter.
+  // Large, so that other changes of memory do not matter.
   await rig.redis.set('ballast', 'x'.repeat(50_000_000));
   const used = Number(/used_memory:(\d+)/.exec(await rig.redis.info('memory'))?.[1]);
   await rig.redis.config('SET', 'maxmemory', String(Math.round(used * 1.2)));
@@ -491,7 +603,7 @@ test('above 80 % of maxmemory batches get 503 and interactive work goes on', asy
   expect((await submit(['fine'])).status).toBe(202);
 });
 
-test('own jobs are listed newest first, in pages', async () => {
+test('the jobs of a key are listed newest first, in pages', async () => {
   const ids = [];
   for (let i = 0; i < 5; i++) ids.push((await submit([`number ${i}`])).body.job_id);
   const first = (await get('/jobs?limit=3')).body;
@@ -501,21 +613,32 @@ test('own jobs are listed newest first, in pages', async () => {
   expect([first.next_cursor === null, second.next_cursor]).toEqual([false, null]);
 });
 
-test('a batch goes with its results once its time is over, and one that is not finished in time fails', async () => {
+test('a job that is not finished in time fails, and an expired job is erased with its results', async () => {
   const env = { RESULT_TTL_SECONDS: '1', BATCH_TIMEOUT_SECONDS: '1' };
-  const before = await batchKeys();
+  const before = await jobKeys();
   await gateway.stop();
   ({ url } = await rig.gateway(env));
   const { body } = await submit(repeated(100), { 'Idempotency-Key': 'brief' });
   const job = await finished(body.job_id);
   expect(job).toMatchObject({ status: 'failed', error: 'Not finished in time', completed: 0 });
   expect((await get('/me')).body.bulk.queued).toBe(0);
-  await until('it is gone', async () => (await get(`/jobs/${body.job_id}`)).status === 404);
+  await until('the job is gone', async () => (await get(`/jobs/${body.job_id}`)).status === 404);
   await rig.worker(env);
-  await leaves(before);
+  await expectKeys(before);
 });
 
-test('what is wrong with a batch is said, and leaves nothing', async () => {
+test('an unfinished job with a record of another version fails in time and frees the allowance', async () => {
+  await gateway.stop();
+  ({ url } = await rig.gateway({ BATCH_TIMEOUT_SECONDS: '1' }));
+  const { body } = await submit(repeated(100));
+  await rig.redis.hset(`{sluice}:job:${body.job_id}`, 'v', 'another');
+  expect((await get(`/jobs/${body.job_id}`)).status).toBe(404);
+  await until('the allowance is free', async () => (await get('/me')).body.bulk.queued === 0, 5_000);
+  expect(await rig.redis.hget(`{sluice}:job:${body.job_id}`, 'status')).toBe('failed');
+  expect(await rig.redis.pttl(`{sluice}:job:${body.job_id}:items`)).toBeGreaterThan(0);
+});
+
+test('an invalid upload is refused with the reason, and nothing of it remains', async () => {
   const poor = await rig.key({ bulkLimit: 10 });
   const refused = async (answer: Promise<Answer>, status: number, code: string, detail?: RegExp) => {
     const { status: got, body } = await answer;
@@ -523,13 +646,13 @@ test('what is wrong with a batch is said, and leaves nothing', async () => {
     if (detail) expect(`${body.detail} ${JSON.stringify(body.errors ?? [])}`).toMatch(detail);
   };
   const { gzipSync } = await import('node:zlib');
-  const before = await batchKeys();
+  const before = await jobKeys();
   await refused(submit([]), 422, 'validation_failed', /texts/);
   await refused(submit('no list'), 422, 'validation_failed', /texts/);
   await refused(submit(['fine', '']), 422, 'validation_failed', /\/texts\/1/);
   await refused(submit(repeated(5_001)), 413, 'batch_too_large', /5000/);
-  await refused(upload(''), 422, 'validation_failed', /no texts/);
-  await refused(upload('\n\n'), 422, 'validation_failed', /no texts/);
+  await refused(upload(''), 422, 'validation_failed', /is empty/);
+  await refused(upload('\n\n'), 422, 'validation_failed', /is empty/);
   await refused(upload(`${ndjson(repeated(700))}{"text": "fine"\n`), 400, 'invalid_json', /Line 701/);
   await refused(upload('"fine"\n"fine"\n7\n'), 422, 'validation_failed', /Line 3: neither/);
   await refused(
@@ -538,7 +661,19 @@ test('what is wrong with a batch is said, and leaves nothing', async () => {
     'validation_failed',
     /Line 2: .*10000 characters/,
   );
-  await refused(upload(`"fine"\n{"text": " "}\n`), 422, 'validation_failed', /Line 2: .*white space/);
+  await refused(
+    upload(`"fine"\n{"text": " "}\n`),
+    422,
+    'validation_failed',
+    /Line 2: .*white space.*"\/1\/text"/,
+  );
+  for (const id of ['true', '1.5', '12345678901234567890', '{}', `"${'x'.repeat(257)}"`])
+    await refused(
+      upload(`\n{"text": "x", "id": ${id}}\n`),
+      422,
+      'validation_failed',
+      /Line 2: An id.*"\/1\/id"/,
+    );
   await refused(upload(Buffer.from([0x22, 0xff, 0x22, 0x0a])), 400, 'invalid_encoding', /Line 1/);
   await refused(upload(ndjson(repeated(5_001))), 413, 'batch_too_large', /5000/);
   await refused(
@@ -571,14 +706,14 @@ test('what is wrong with a batch is said, and leaves nothing', async () => {
   await remove(jobs[0].job_id, poor);
   await remove(jobs[0].job_id, poor);
   await refused(get('/jobs?limit=0'), 422, 'validation_failed', /\/limit/);
-  await refused(get('/jobs?cursor=rubbish'), 422, 'validation_failed', /\/cursor/);
+  await refused(get('/jobs?cursor=invalid'), 422, 'validation_failed', /\/cursor/);
   await refused(get('/jobs/nobody'), 404, 'not_found');
   await refused(get('/jobs/nobody/results'), 404, 'not_found');
   await refused(get('/jobs/nobody/events'), 404, 'not_found');
-  await leaves(before);
+  await expectKeys(before);
 });
 
-test('an upload that is refused before it is read harms nobody, whatever comes of it', async () => {
+test('an upload that is refused before it is read does not affect the gateway, whatever it contains', async () => {
   const refusedUnread = (headers: Record<string, string>, body: RequestInit['body'], signal?: AbortSignal) =>
     fetch(`${url}/analyze_batch?model=gpt`, {
       method: 'POST',
@@ -587,25 +722,28 @@ test('an upload that is refused before it is read harms nobody, whatever comes o
       duplex: 'half',
       ...(signal ? { signal } : {}),
     } as RequestInit);
-  const rubbish = await refusedUnread({ 'Content-Encoding': 'gzip' }, 'not gzip');
-  expect(rubbish.status).toBe(422);
+  const notGzip = await refusedUnread({ 'Content-Encoding': 'gzip' }, 'not gzip');
+  expect(notGzip.status).toBe(422);
   async function* unfinished() {
     yield Buffer.from('"fine"\n');
     await delay(200);
-    throw new Error('cut off');
+    throw new Error('interrupted');
   }
-  await refusedUnread({}, ReadableStream.from(unfinished())).catch(() => 'cut off');
+  await refusedUnread({}, ReadableStream.from(unfinished())).catch(() => 'interrupted');
   expect((await submit(['fine'])).status).toBe(202);
   expect(gateway.child.exitCode).toBeNull();
 });
 
-test('an upload that is cut off leaves nothing', async () => {
-  const before = await batchKeys();
-  const cut = new AbortController();
+test('nothing remains of an interrupted upload', async () => {
+  const before = await jobKeys();
+  const interrupt = new AbortController();
   async function* body() {
     yield Buffer.from(ndjson(repeated(2_000)));
-    await until('a piece is staged', async () => (await rig.redis.keys('{sluice}:stage:*')).length === 1);
-    cut.abort();
+    await until(
+      'a piece is staged',
+      async () => (await rig.redis.keys('{sluice}:stage:*:starts')).length === 1,
+    );
+    interrupt.abort();
     yield Buffer.from('"never"\n');
   }
   await expect(
@@ -613,10 +751,10 @@ test('an upload that is cut off leaves nothing', async () => {
       method: 'POST',
       headers: { 'X-API-Key': key, 'Content-Type': 'application/x-ndjson', 'Idempotency-Key': 'cut' },
       body: ReadableStream.from(body()),
-      signal: cut.signal,
+      signal: interrupt.signal,
       duplex: 'half',
     } as RequestInit),
   ).rejects.toThrow();
-  await leaves(before);
+  await expectKeys(before);
   expect((await submit(['fine'], { 'Idempotency-Key': 'cut' })).status).toBe(202);
 });

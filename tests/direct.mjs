@@ -1,5 +1,5 @@
-// Scores texts with the pipeline called directly, one at a time: what every answer of Sluice must equal.
-// In: a JSON array of texts on standard input. Out: a JSON array of {label, score}.
+// Classifies texts with the pipeline of transformers.js, one at a time. Every answer of Sluice must equal its results.
+// Input: a JSON array of texts on standard input. Output: a JSON array of {label, score}.
 
 import { readCpuFlags, sessionOptionsFor } from '@sluice/worker';
 import { env, pipeline } from '@xenova/transformers';

@@ -3,12 +3,14 @@ import { gzipSync } from 'node:zlib';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { type ProblemCode, problemSchema, problems } from '@sluice/contract';
 import { Keyring } from '@sluice/shared';
-import { createProblemServer, problemOf } from '../apps/gateway/src/errors/respond.js';
+import { problemJson } from '../apps/gateway/src/api/native/problemJson.js';
+import { problemOf } from '../apps/gateway/src/http/app.js';
+import { createHttpServer } from '../apps/gateway/src/http/server.js';
 import { type Answer, faultyWorkerMain, post, Rig, request, silentLog } from './harness.js';
 
 let rig: Rig;
 let url: string;
-/** Keys by what is the matter with them. */
+/** API keys by their condition. */
 const keys: Record<string, string> = {};
 
 beforeAll(async () => {
@@ -44,7 +46,7 @@ const text = (value: string) => JSON.stringify({ text: value });
 
 interface Row {
   name: string;
-  /** A name in `keys`; none when missing. */
+  /** A name in `keys`; without it no key is sent. */
   key?: string;
   method?: string;
   path?: string;
@@ -53,7 +55,7 @@ interface Row {
   status: number;
   code: ProblemCode;
   detail?: string;
-  /** Header fields of the answer. */
+  /** Header fields of the response. */
   answers?: Record<string, string | RegExp>;
   pointers?: string[];
 }
@@ -77,7 +79,7 @@ const rows: Row[] = [
     answers: { 'www-authenticate': /^Bearer/ },
   },
   {
-    name: 'a key that nobody made',
+    name: 'an unknown key',
     headers: { 'X-API-Key': 'wrong-key' },
     body: text('fine'),
     status: 403,
@@ -87,7 +89,7 @@ const rows: Row[] = [
   { name: 'a revoked key', key: 'revoked', body: text('fine'), status: 403, code: 'invalid_api_key' },
   { name: 'an expired key', key: 'expired', body: text('fine'), status: 403, code: 'invalid_api_key' },
   {
-    name: 'a key of endless length',
+    name: 'a very long key',
     headers: { 'X-API-Key': 'k'.repeat(5_000) },
     body: text('fine'),
     status: 403,
@@ -103,7 +105,7 @@ const rows: Row[] = [
   },
   { name: 'no such route', method: 'GET', path: '/nowhere', status: 404, code: 'not_found' },
   {
-    name: 'the wrong method, which needs no key',
+    name: 'the wrong method, without a key',
     method: 'GET',
     path: '/predict',
     status: 405,
@@ -132,7 +134,7 @@ const rows: Row[] = [
     },
   },
   {
-    name: 'the limit reached, before the body is looked at',
+    name: 'the limit reached, before the body is read',
     key: 'used',
     body: '{',
     status: 429,
@@ -148,16 +150,16 @@ const rows: Row[] = [
     code: 'invalid_encoding',
   },
   {
-    name: 'gzip that is none',
+    name: 'a body that is not gzip',
     key: 'good',
     headers: { 'Content-Encoding': 'gzip' },
     body: 'not gzip',
     status: 400,
     code: 'invalid_encoding',
-    detail: 'The body does not decompress',
+    detail: 'The body cannot be decompressed',
   },
   {
-    name: 'gzip that is cut short',
+    name: 'an incomplete gzip body',
     key: 'good',
     headers: { 'Content-Encoding': 'gzip' },
     body: gzipSync(text('fine')).subarray(0, 20),
@@ -172,14 +174,14 @@ const rows: Row[] = [
     code: 'not_found',
   },
   {
-    name: 'too large a body',
+    name: 'a body that is too large',
     key: 'good',
     body: text('x'.repeat(5_000)),
     status: 413,
     code: 'body_too_large',
   },
   {
-    name: 'too large a body once it is decompressed',
+    name: 'a body that is too large after decompression',
     key: 'good',
     headers: { 'Content-Encoding': 'gzip' },
     body: gzipSync(text('x'.repeat(1_000_000))),
@@ -220,7 +222,7 @@ const rows: Row[] = [
   },
   { name: 'no text', key: 'good', body: '{}', status: 422, code: 'validation_failed', pointers: ['/text'] },
   {
-    name: 'several things wrong',
+    name: 'several invalid values',
     key: 'good',
     body: '{"text": 1, "model": "", "timeout_seconds": 0.01}',
     status: 422,
@@ -260,7 +262,7 @@ const rows: Row[] = [
     pointers: ['/text'],
   },
   {
-    name: 'a longer deadline than there is',
+    name: 'a deadline that is too long',
     key: 'good',
     body: '{"text": "fine", "timeout_seconds": 6}',
     status: 422,
@@ -276,7 +278,7 @@ const rows: Row[] = [
     pointers: ['/model'],
   },
   {
-    name: 'top_k of nothing',
+    name: 'top_k of 0',
     key: 'good',
     path: '/analyze',
     body: '{"text": "fine", "top_k": 0}',
@@ -304,7 +306,7 @@ const rows: Row[] = [
   },
 ];
 
-describe('each error has its answer', () => {
+describe('each error has its response', () => {
   test.each(rows)('$status $code: $name', async (row) => {
     const key = row.key === undefined ? undefined : keys[row.key];
     const answer = await request(`${url}${row.path ?? '/predict'}`, {
@@ -327,14 +329,14 @@ describe('each error has its answer', () => {
   });
 });
 
-test("the caller's request id comes back, if it is a sane one", async () => {
-  const sane = await request(`${url}/nowhere`, { headers: { 'X-Request-Id': 'trace-1:2.3' } });
-  expect([sane.headers.get('x-request-id'), sane.body.request_id]).toEqual(['trace-1:2.3', 'trace-1:2.3']);
-  const odd = await request(`${url}/nowhere`, { headers: { 'X-Request-Id': 'a b"<c>' } });
-  expect(odd.headers.get('x-request-id')).toMatch(/^[0-9a-f-]{36}$/);
+test("the caller's request id is returned if it is safe", async () => {
+  const safe = await request(`${url}/nowhere`, { headers: { 'X-Request-Id': 'trace-1:2.3' } });
+  expect([safe.headers.get('x-request-id'), safe.body.request_id]).toEqual(['trace-1:2.3', 'trace-1:2.3']);
+  const unsafe = await request(`${url}/nowhere`, { headers: { 'X-Request-Id': 'a b"<c>' } });
+  expect(unsafe.headers.get('x-request-id')).toMatch(/^[0-9a-f-]{36}$/);
 });
 
-/** Sends raw bytes; resolves to all that comes back. */
+/** Sends raw bytes; resolves to the whole response. */
 function raw(bytes: string, port = Number(new URL(url).port)): Promise<string> {
   return new Promise((resolve, reject) => {
     let answer = '';
@@ -348,9 +350,9 @@ function raw(bytes: string, port = Number(new URL(url).port)): Promise<string> {
 }
 
 test.each([
-  ['what is not HTTP', 'hello\r\n\r\n', 400, 'bad_request'],
+  ['data that is not HTTP', 'hello\r\n\r\n', 400, 'bad_request'],
   [
-    'headers that are too large',
+    'header fields that are too large',
     `GET / HTTP/1.1\r\nHost: x\r\nX: ${'y'.repeat(20_000)}\r\n\r\n`,
     431,
     'headers_too_large',
@@ -361,7 +363,7 @@ test.each([
     400,
     'bad_request',
   ],
-] as const)('over a bare socket %s gets a problem', async (_, bytes, status, code) => {
+] as const)('%s on a raw socket gets a problem', async (_, bytes, status, code) => {
   const [head = '', body = ''] = (await raw(bytes)).split('\r\n\r\n');
   expect(head).toMatch(new RegExp(`^HTTP/1.1 ${status} `));
   expect(head).toMatch(/Content-Type: application\/problem\+json/);
@@ -369,17 +371,18 @@ test.each([
   expect(JSON.parse(body)).toMatchObject({ status, code });
 });
 
-test('what comes behind a request is not answered before it', async () => {
+test('responses on a connection keep the order of the requests', async () => {
   const body = text('«slow:300» first');
   const first = `POST /predict HTTP/1.1\r\nHost: x\r\nX-API-Key: ${keys.good}\r\nContent-Type: application/json\r\nContent-Length: ${Buffer.byteLength(body)}\r\n\r\n${body}`;
-  const answers = await raw(`${first}rubbish\r\n\r\n`);
+  const answers = await raw(`${first}not HTTP\r\n\r\n`);
   expect([...answers.matchAll(/HTTP\/1\.1 (\d+)/g)].map(([, status]) => status)).toEqual(['200', '400']);
 });
 
 test('a request that takes too long to arrive gets 408', async () => {
-  const server = createProblemServer(() => {}, silentLog, {
-    headersTimeout: 100,
-    connectionsCheckingInterval: 20,
+  const server = createHttpServer(() => {}, {
+    errorFormat: problemJson,
+    log: silentLog,
+    timeouts: { headersTimeout: 100, connectionsCheckingInterval: 20 },
   });
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
   const { port } = server.address() as AddressInfo;
@@ -388,29 +391,29 @@ test('a request that takes too long to arrive gets 408', async () => {
   server.close();
 });
 
-test('what nobody expected is told to nobody', () => {
+test('an unexpected error is not described to the client', () => {
   const problem = problemOf(new Error('connect redis://:hunter2@db failed at /srv/app.js:1'));
   expect([problem.status, problem.code, problem.message]).toEqual([500, 'internal_error', 'Internal error']);
-  expect(JSON.stringify(problem.body('1'))).not.toMatch(/hunter2|srv/);
+  expect(JSON.stringify(problemJson.body(problem, '1'))).not.toMatch(/hunter2|srv/);
 });
 
-test('a precondition on a file of the reference harms nobody', async () => {
+test('a failed precondition on a file of the reference gets 400', async () => {
   const asset = `${url}/docs/assets/swagger-ui.css`;
   expect((await fetch(asset, { headers: { Range: 'bytes=99999999-' } })).status).toBe(200);
   const answer = await request(asset, { headers: { 'If-Match': '"z"' } });
   expectProblem(answer, 400, 'bad_request');
 });
 
-test('OPTIONS tells the methods, and HEAD is a GET without its body', async () => {
+test('OPTIONS lists the methods, and HEAD is a GET without its body', async () => {
   const options = await fetch(`${url}/predict`, { method: 'OPTIONS' });
   expect([options.status, options.headers.get('allow')]).toEqual([204, 'POST, OPTIONS']);
   const head = await fetch(`${url}/health`, { method: 'HEAD' });
   expect([head.status, await head.text()]).toEqual([200, '']);
 });
 
-test('an address that guesses keys gets 429, and a valid key from there passes', async () => {
+test('an address with too many failed authentications gets 429, and a valid key from there passes', async () => {
   const guarded = await rig.gateway({ AUTH_FAILURES_PER_MINUTE: '3' });
-  await rig.redis.del('{sluice}:guesses:127.0.0.1', '{sluice}:guesses:::ffff:127.0.0.1');
+  await rig.redis.del('{sluice}:failed-auth:127.0.0.1');
   const guess = () => post(`${guarded.url}/predict`, 'a-guess-of-a-key', { text: 'fine' });
   for (let i = 0; i < 3; i++) expectProblem(await guess(), 403, 'invalid_api_key');
   for (let i = 0; i < 3; i++) {

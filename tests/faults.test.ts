@@ -1,9 +1,12 @@
+import { readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { afterEach, beforeEach, expect, test } from '@jest/globals';
-import { queueName } from '@sluice/shared';
+import { MESSAGE_VERSION, queueName } from '@sluice/shared';
 import { Queue } from 'bullmq';
 import {
   type App,
+  bundledSpec,
   faultyWorkerMain,
   isRunning,
   modelProcesses,
@@ -26,6 +29,12 @@ afterEach(() => rig.close());
 const predict = (text: string) => post(`${url}/predict`, key, { text });
 const faultyWorker = (env = {}) => rig.worker({ MODEL_PROCESSES: '1', ...env }, faultyWorkerMain);
 
+/** So long that it is never the deadline that ends a run, however slow the machine is. */
+const DEADLINE_SECONDS = 20;
+async function patientGateway(): Promise<void> {
+  ({ url } = await rig.gateway({ REQUEST_TIMEOUT_SECONDS: String(DEADLINE_SECONDS) }));
+}
+
 async function onlyProcess(worker: App): Promise<number> {
   const [pid, ...others] = await modelProcesses(worker);
   if (pid === undefined || others.length > 0) throw new Error(`Not one model process: ${[pid, ...others]}`);
@@ -33,17 +42,17 @@ async function onlyProcess(worker: App): Promise<number> {
 }
 
 const queueOf = () =>
-  new Queue(queueName('minilm-l6-sst2', 'interactive'), { connection: rig.redis, prefix: '{sluice}' });
+  new Queue(queueName(bundledSpec, 'interactive'), { connection: rig.redis, prefix: '{sluice}' });
 
-/** The texts of every job in the queue, taken or not. */
-async function textsInJobs(): Promise<string[]> {
+/** The texts of all messages in the queue, also of those that a worker has taken. */
+async function queuedTexts(): Promise<string[]> {
   const queue = queueOf();
-  const jobs = await queue.getJobs(['waiting', 'active']);
+  const messages = await queue.getJobs(['waiting', 'active']);
   await queue.close();
-  return jobs.flatMap(({ data }) => data.texts.map(({ text }: { text: string }) => text));
+  return messages.flatMap(({ data }) => data.items.map(({ input }: { input: string }) => input));
 }
 
-/** A queue as BullMQ sees it. */
+/** Numbers of messages in the queue by state. */
 async function counts() {
   const queue = queueOf();
   const { active = 0, waiting = 0, failed = 0 } = await queue.getJobCounts('active', 'waiting', 'failed');
@@ -51,47 +60,48 @@ async function counts() {
   return { active, waiting, failed };
 }
 
-test('texts whose model process is stopped under them are all answered within the deadline', async () => {
+test('when a model process is stopped during a run, all its texts are answered within the deadline', async () => {
+  await patientGateway();
   const worker = await faultyWorker();
   const stopped = await onlyProcess(worker);
-  // While the first runs the others gather; they then run together.
+  // The others become pending while the first one runs, and then run together.
   const first = predict('«slow:400» first');
   await until('the first text runs', async () => (await counts()).active === 1);
-  // Of one length, so that they go together.
+  // Of similar length, so that they share a micro-batch.
   const others = [1, 1, 800, 1, 1, 1].map((ms) => predict(`«slow:${ms}» so so`));
   expect((await first).status).toBe(200);
   process.kill(stopped, 'SIGSTOP');
 
   const answers = await Promise.all(others);
   expect(answers.map(({ status }) => status)).toEqual([200, 200, 200, 200, 200, 200]);
-  expect(Math.max(...answers.map(({ ms }) => ms))).toBeLessThan(5_000);
   expect(isRunning(stopped)).toBe(false);
-  expect(worker.output).toContain('"kind":"hung","texts":6');
+  expect(worker.output).toContain('"kind":"hung","items":6');
 });
 
-test('a text that hangs its process in both runs gets 408 in time, its mates 200, and the next is served', async () => {
+test('a text that hangs in both runs gets 408 in time; the texts in its micro-batch and later ones get 200', async () => {
+  await patientGateway();
   await faultyWorker();
   const first = predict('«slow:400» first');
   await until('the first text runs', async () => (await counts()).active === 1);
-  const mates = ['fine', 'awful', 'good'].map((text) => predict(text));
-  const poison = predict('«hang»');
+  const neighbors = ['fine', 'awful', 'good'].map((text) => predict(text));
+  const hanging = predict('«hang»');
   const more = ['bad', 'great'].map((text) => predict(text));
   await first;
 
-  const answers = await Promise.all([...mates, ...more]);
+  const answers = await Promise.all([...neighbors, ...more]);
   expect(answers.map(({ status }) => status)).toEqual([200, 200, 200, 200, 200]);
-  const hung = await poison;
+  const hung = await hanging;
   expect([hung.status, hung.body.detail]).toEqual([408, 'Analysis timed out']);
-  expect(hung.ms).toBeLessThan(5_000);
-  // The mates do not wait for its second hang: 2 s for the first, and a run.
-  for (const { ms } of answers) expect(ms).toBeLessThan(4_500);
-  expect((await predict('and on it goes')).status).toBe(200);
+  expect(hung.ms).toBeLessThan(1_000 * DEADLINE_SECONDS);
+  // The others do not wait for its second hang.
+  for (const { ms } of answers) expect(ms).toBeLessThan(hung.ms);
+  expect((await predict('the next text')).status).toBe(200);
 });
 
-test('a worker that was stopped for 4 s kills no healthy model process', async () => {
+test('a worker that was paused for 4 s kills no healthy model process', async () => {
   const worker = await faultyWorker({ MODEL_PROCESSES: '2' });
   const before = await modelProcesses(worker);
-  // One whose answer lies in the pipe when the worker goes on, and one that still runs.
+  // One run whose result is in the pipe when the worker continues, and one run that is not finished.
   const answers = [predict('«slow:1200» patience')];
   await until('the text runs', async () => (await counts()).active === 1);
   const long = before[1] ?? 0;
@@ -105,10 +115,11 @@ test('a worker that was stopped for 4 s kills no healthy model process', async (
   process.kill(long, 'SIGCONT');
   await Promise.all(answers);
   expect(await modelProcesses(worker)).toEqual(before);
-  expect(worker.output).not.toMatch(/hung|Another model process/);
+  expect(worker.output).not.toMatch(/hung|Model process added/);
 });
 
-test('a text whose model process is killed is tried once more', async () => {
+test('a text whose model process is killed runs again', async () => {
+  await patientGateway();
   const worker = await faultyWorker();
   const killed = await onlyProcess(worker);
   const answer = predict('«slow:500» a good film');
@@ -118,7 +129,7 @@ test('a text whose model process is killed is tried once more', async () => {
   expect([status, body.sentiment]).toEqual([200, 'positive']);
 });
 
-test('a text that kills its model process twice, or that the model refuses, gets 500', async () => {
+test('a text that crashes its model process twice, or that the model refuses, gets 500', async () => {
   await faultyWorker();
   for (const text of ['«crash»', '«refuse»']) {
     const { status, body } = await predict(text);
@@ -132,69 +143,69 @@ test("a killed worker's texts are answered by another within the deadline", asyn
   const killed = await faultyWorker(small);
   await faultyWorker(small);
   const answers: ReturnType<typeof predict>[] = [];
-  for (let jobs = 1; jobs <= 6; jobs++) {
-    answers.push(predict(`«slow:400» number ${jobs}`));
-    await until('it is a job of its own', async () => (await counts()).active === jobs);
+  for (let messages = 1; messages <= 6; messages++) {
+    answers.push(predict(`«slow:400» number ${messages}`));
+    await until('it has a message of its own', async () => (await counts()).active === messages);
   }
-  // A worker holds four texts at most, so both have work.
+  // A worker holds at most four texts, so both have work.
   killed.child.kill('SIGKILL');
   const done = await Promise.all(answers);
   expect(done.map(({ status }) => status)).toEqual([200, 200, 200, 200, 200, 200]);
   expect(Math.max(...done.map(({ ms }) => ms))).toBeLessThan(5_000);
 });
 
-test('a caller that hangs up takes its waiting job with it', async () => {
+test('when a client disconnects, its message in the queue is removed', async () => {
   await faultyWorker({ MICRO_BATCH_TEXTS: '1' });
   const held: ReturnType<typeof predict>[] = [];
-  for (let jobs = 1; jobs <= 4; jobs++) {
+  for (let messages = 1; messages <= 4; messages++) {
     held.push(predict('«slow:600» long'));
-    await until('the worker has it', async () => (await counts()).active === jobs);
+    await until('the worker has it', async () => (await counts()).active === messages);
   }
-  const hangUp = new AbortController();
-  const waiting = post(`${url}/predict`, key, { text: 'never mind' }, hangUp.signal).catch(() => 'gone');
+  const disconnect = new AbortController();
+  const waiting = post(`${url}/predict`, key, { text: 'never mind' }, disconnect.signal).catch(() => 'gone');
   await until('the second text waits', async () => (await counts()).waiting === 1);
-  hangUp.abort();
+  disconnect.abort();
   expect(await waiting).toBe('gone');
-  await until('its job is gone', async () => (await counts()).waiting === 0, 1_000);
+  await until('its message is gone', async () => (await counts()).waiting === 0, 1_000);
   for (const { status } of await Promise.all(held)) expect(status).toBe(200);
 });
 
-/** Sends texts while the worker is stopped; resolves once all are in the queue, some of them in one job. */
+/** Sends texts while the worker is paused; resolves when all are in the queue and some share a message. */
 async function gather(worker: App, send: () => void, texts: number): Promise<void> {
-  await until('nothing is under way', async () => (await textsInJobs()).length === 0);
+  await until('the queue is empty', async () => (await queuedTexts()).length === 0);
   worker.child.kill('SIGSTOP');
-  // Redis holds their places in the limit back for a moment, and then they go on together, however slow the machine is.
+  // Redis delays their rate limit for a moment, so that they continue at the same time even on a slow machine.
   await rig.redis.call('CLIENT', 'PAUSE', '300', 'WRITE');
   send();
-  await until('all are in the queue', async () => (await textsInJobs()).length === texts);
+  await until('all are in the queue', async () => (await queuedTexts()).length === texts);
   const { active, waiting } = await counts();
   expect(active + waiting).toBeLessThan(texts);
 }
 
-test('a caller that hangs up takes its text out of a job that it shares', async () => {
+test('when a client disconnects, its text is removed from a shared message', async () => {
   const worker = await faultyWorker();
   expect((await predict('fine')).status).toBe(200);
-  const hangUp = new AbortController();
+  const disconnect = new AbortController();
   const kept: ReturnType<typeof predict>[] = [];
   const gone: Promise<unknown>[] = [];
   const send = () => {
     for (let i = 0; i < 16; i++) {
       kept.push(predict('stays'));
       const text = ['«hang»', '«crash»'][i % 2];
-      gone.push(post(`${url}/predict`, key, { text }, hangUp.signal).catch(() => 'gone'));
+      gone.push(post(`${url}/predict`, key, { text }, disconnect.signal).catch(() => 'gone'));
     }
   };
   await gather(worker, send, 32);
-  hangUp.abort();
+  disconnect.abort();
   expect(await Promise.all(gone)).toEqual(gone.map(() => 'gone'));
-  await until('theirs are out', async () => (await textsInJobs()).length === 16, 1_000);
-  expect(new Set(await textsInJobs())).toEqual(new Set(['stays']));
+  await until('their texts are removed', async () => (await queuedTexts()).length === 16, 1_000);
+  expect(new Set(await queuedTexts())).toEqual(new Set(['stays']));
   worker.child.kill('SIGCONT');
   for (const { status } of await Promise.all(kept)) expect(status).toBe(200);
   expect(worker.output).not.toMatch(/hung|crashed/);
 });
 
-test('texts of one job that crash or are refused do not take the others with them', async () => {
+test('a text that crashes or is refused does not affect the others in its message', async () => {
   const worker = await faultyWorker();
   expect((await predict('fine')).status).toBe(200);
   const texts = Array.from({ length: 20 }, (_, i) => ({ 5: '«crash»', 12: '«refuse»' })[i] ?? 'good');
@@ -205,43 +216,34 @@ test('texts of one job that crash or are refused do not take the others with the
   expect(done.map(({ status }) => status)).toEqual(texts.map((text) => (text === 'good' ? 200 : 500)));
 });
 
-test('after a text that hung, those that come are not refused for it', async () => {
+test('after a text that hung, further texts are not refused as overload', async () => {
   await faultyWorker();
   expect((await predict('«hang»')).status).toBe(408);
-  await until('the worker has told how fast it is', async () => {
+  await until('the worker has reported its rate', async () => {
     const [id] = await rig.redis.zrange('{sluice}:workers', '0', '-1');
-    return JSON.parse((await rig.redis.get(`{sluice}:worker:${id}`)) ?? '{}').textsPerSecond > 50;
+    return JSON.parse((await rig.redis.get(`{sluice}:worker:${id}`)) ?? '{}').models?.[0].rowsPerSecond > 50;
   });
   const answers = await Promise.all(Array.from({ length: 40 }, () => predict('fine')));
   expect(answers.map(({ status }) => status)).toEqual(answers.map(() => 200));
 });
 
-test('a job that too many workers have died under fails', async () => {
+test('a message with which too many workers have died fails', async () => {
   const worker = await faultyWorker();
   const queue = queueOf();
-  const text = { id: 'one', text: 'fine', topK: 1, deadlineMs: Date.now() + 60_000 };
+  const item = { id: 'one', input: 'fine', parameters: {}, deadlineMs: Date.now() + 60_000 };
   worker.child.kill('SIGSTOP');
-  const job = await queue.add('texts', { v: 2, gatewayId: 'none', texts: [text] });
-  await rig.redis.hset(`{sluice}:minilm-l6-sst2-interactive:${job.id}`, 'defa', 'job stalled too often');
+  const message = await queue.add('items', { v: MESSAGE_VERSION, gatewayId: 'none', items: [item] });
+  await rig.redis.hset(
+    `{sluice}:${queueName(bundledSpec, 'interactive')}:${message.id}`,
+    'defa',
+    'job stalled too often',
+  );
   worker.child.kill('SIGCONT');
   await until('it has failed', async () => (await counts()).failed === 1);
   await queue.close();
 });
 
-test('a text that comes from a gateway of the version before is answered in its version', async () => {
-  await faultyWorker();
-  const stream = '{sluice}:replies:earlier';
-  await rig.redis.xadd(stream, '*', 'opened', '1');
-  const queue = queueOf();
-  const text = { id: 'one', text: 'fine', topK: 1, deadlineMs: Date.now() + 5_000 };
-  await queue.add('text', { v: 1, ...text, gatewayId: 'earlier' });
-  await until('there is a reply', async () => (await rig.redis.xlen(stream)) === 2);
-  await queue.close();
-  const [, [, fields] = ['', []]] = await rig.redis.xrange(stream, '-', '+');
-  expect(JSON.parse(fields[1] ?? '')).toMatchObject({ v: 1, id: 'one', outcome: { kind: 'answer' } });
-});
-
-test('two workers share what waits', async () => {
+test('two workers share the messages in the queue', async () => {
   const small = { MICRO_BATCH_TEXTS: '1' };
   const seconds = async () => {
     const startMs = performance.now();
@@ -252,14 +254,14 @@ test('two workers share what waits', async () => {
   await faultyWorker(small);
   const alone = await seconds();
   await faultyWorker(small);
-  // Half of it, and no more than two texts' time for the end, where one has nothing more to do.
+  // Half of it, plus the time of two texts for the end, when one worker has nothing left to do.
   expect(await seconds()).toBeLessThan(0.5 * alone + 0.25);
 });
 
-test('a job that nobody could have put there fails and harms nobody', async () => {
+test('a malformed message fails and does not affect others', async () => {
   await faultyWorker();
   const queue = queueOf();
-  await queue.add('text', { rubbish: true });
+  await queue.add('text', { malformed: true });
   await until('it has failed', async () => (await counts()).failed === 1);
   await queue.close();
   expect((await predict('fine')).status).toBe(200);
@@ -268,30 +270,30 @@ test('a job that nobody could have put there fails and harms nobody', async () =
 test('a reconnect of every Redis connection loses no reply', async () => {
   await faultyWorker({ MODEL_PROCESSES: '2' });
   const answers = Array.from({ length: 12 }, (_, i) => predict(`«slow:600» number ${i}`));
-  await until('all are in the queue', async () => (await textsInJobs()).length === 12);
+  await until('all are in the queue', async () => (await queuedTexts()).length === 12);
   await rig.redis.call('CLIENT', 'KILL', 'TYPE', 'normal', 'SKIPME', 'yes');
   const done = await Promise.all(answers);
   expect(done.map(({ status }) => status)).toEqual(answers.map(() => 200));
 });
 
-test('with Redis stopped a request gets 503 within a second, and 200 when it goes on', async () => {
+test('while Redis is paused a request gets 503 within a second, and 200 afterwards', async () => {
   await faultyWorker();
   expect((await predict('fine')).status).toBe(200);
-  const waiting = predict('«slow:1500» caught in the middle');
+  const waiting = predict('«slow:1500» in flight');
   await until('the text runs', async () => (await counts()).active === 1);
   process.kill(rig.redisPid, 'SIGSTOP');
-  const [caught, refused] = await Promise.all([waiting, predict('refused')]);
-  for (const { status, body, headers, ms } of [caught, refused]) {
+  const [inFlight, refused] = await Promise.all([waiting, predict('refused')]);
+  for (const { status, body, headers, ms } of [inFlight, refused]) {
     expect([status, body.code, headers.get('retry-after')]).toEqual([503, 'unavailable', '1']);
     expect(ms).toBeLessThan(1_250);
   }
   expect(refused.ms).toBeLessThan(1_000);
-  await until('it is refused at once', async () => (await predict('refused')).ms < 100, 1_000);
+  await until('requests are refused at once', async () => (await predict('refused')).ms < 100, 1_000);
   process.kill(rig.redisPid, 'SIGCONT');
-  await until('service again', async () => (await predict('fine')).status === 200, 3_000);
+  await until('requests are served again', async () => (await predict('fine')).status === 200, 3_000);
 });
 
-test('with Redis gone a request gets 503 within a second, and 200 when it is back', async () => {
+test('while Redis is down a request gets 503 within a second, and 200 afterwards', async () => {
   await faultyWorker();
   expect((await predict('fine')).status).toBe(200);
   process.kill(rig.redisPid, 'SIGKILL');
@@ -300,10 +302,10 @@ test('with Redis gone a request gets 503 within a second, and 200 when it is bac
   expect(ms).toBeLessThan(1_000);
   await until('it is not ready', async () => (await fetch(`${url}/ready`)).status === 503);
   await rig.restartRedis();
-  await until('service again', async () => (await predict('fine')).status === 200, 5_000);
+  await until('requests are served again', async () => (await predict('fine')).status === 200, 5_000);
 });
 
-test('a replacement that is stopped while it loads is replaced too', async () => {
+test('a replacement that is paused while it loads is replaced as well', async () => {
   const worker = await faultyWorker();
   const first = await onlyProcess(worker);
   process.kill(first, 'SIGKILL');
@@ -312,7 +314,7 @@ test('a replacement that is stopped while it loads is replaced too', async () =>
     async () => ![undefined, first].includes((await modelProcesses(worker))[0]),
   );
   process.kill(await onlyProcess(worker), 'SIGSTOP');
-  await until('service again', async () => (await predict('fine')).status === 200, 15_000);
+  await until('requests are served again', async () => (await predict('fine')).status === 200, 15_000);
 });
 
 test('an idle worker drains at once', async () => {
@@ -320,11 +322,10 @@ test('an idle worker drains at once', async () => {
   const startMs = performance.now();
   worker.child.kill('SIGTERM');
   expect(await worker.exit()).toBe(0);
-  // A fetch from the queue waits for five.
   expect(performance.now() - startMs).toBeLessThan(3_000);
 });
 
-test('a worker drains at once when Redis is gone', async () => {
+test('a worker drains at once when Redis is down', async () => {
   const worker = await faultyWorker();
   process.kill(rig.redisPid, 'SIGKILL');
   await until('the gateway sees it', async () => (await fetch(`${url}/ready`)).status === 503);
@@ -334,11 +335,122 @@ test('a worker drains at once when Redis is gone', async () => {
   expect(performance.now() - startMs).toBeLessThan(3_000);
 });
 
-test('a worker of another version does not blind a gateway to the rest', async () => {
+test('a heartbeat of another version does not hide the other workers', async () => {
   await faultyWorker();
   await rig.redis.set('{sluice}:worker:future', '{"v":2,"says":"hello"}');
   await rig.redis.zadd('{sluice}:workers', Date.now() + 3_000, 'future');
   const second = await rig.gateway();
   expect((await request(`${second.url}/ready`)).body.workers).toBe(1);
   expect((await post(`${second.url}/predict`, key, { text: 'fine' })).status).toBe(200);
+});
+
+test('a model process that is killed while it loads is started again, and the log names the signal', async () => {
+  writeFileSync(join(rig.folder, 'kill-while-loading'), '');
+  const worker = await faultyWorker();
+  expect(worker.output).toMatch(
+    /"level":40.*killed \(signal SIGKILL; out of memory\?\).*Model process ended while it loaded; starting another one/,
+  );
+  expect((await predict('fine')).status).toBe(200);
+});
+
+test('an idle model process that is killed is replaced, and the log names the signal', async () => {
+  const worker = await faultyWorker();
+  const idle = await onlyProcess(worker);
+  process.kill(idle, 'SIGKILL');
+  await until('the line is logged', () =>
+    /"level":40.*SIGKILL; out of memory\?.*Idle model process ended/.test(worker.output),
+  );
+  await until('it is replaced', async () => (await modelProcesses(worker)).length === 1);
+  expect((await predict('fine')).status).toBe(200);
+});
+
+test('a score that is not a number is an error of its text alone', async () => {
+  const worker = await faultyWorker();
+  const process = await onlyProcess(worker);
+  const [nan, fine] = await Promise.all([predict('«nan»'), predict('fine')]);
+  expect([nan.status, nan.body.code, fine.status]).toEqual([500, 'analysis_failed', 200]);
+  const { body } = await post(`${url}/analyze_batch`, key, { texts: ['fine', '«nan»', 'fine'] });
+  const headers = { 'X-API-Key': key };
+  const job = async () => (await request(`${url}/jobs/${body.job_id}`, { headers })).body;
+  await until('it is done', async () => (await job()).status === 'completed');
+  expect(await job()).toMatchObject({ completed: 2, failed: 1 });
+  const { results } = (await request(`${url}/jobs/${body.job_id}/results`, { headers })).body;
+  expect(results.map(({ error }: { error?: { code: string } }) => error?.code)).toEqual([
+    undefined,
+    'analysis_failed',
+    undefined,
+  ]);
+  expect(await modelProcesses(worker)).toEqual([process]);
+});
+
+test('a text of a job whose model process is killed twice from outside gets its answer; one that crashes it always gets an error', async () => {
+  for (const file of ['kill-1', 'kill-2']) writeFileSync(join(rig.folder, file), '');
+  const worker = await faultyWorker();
+  const { body } = await post(`${url}/analyze_batch`, key, { texts: ['«unlucky»', 'fine', '«crash»'] });
+  const headers = { 'X-API-Key': key };
+  await until(
+    'it is done',
+    async () => (await request(`${url}/jobs/${body.job_id}`, { headers })).body.status === 'completed',
+    50_000,
+  );
+  const { results } = (await request(`${url}/jobs/${body.job_id}/results`, { headers })).body;
+  expect(results.map(({ error }: { error?: { code: string } }) => error?.code)).toEqual([
+    undefined,
+    undefined,
+    'analysis_failed',
+  ]);
+  expect(worker.output).toMatch(/SIGKILL; out of memory\?.*Item failed when it ran alone/);
+  // The third failure of the text alone is the one that counts.
+  const crashes = worker.output
+    .split('\n')
+    .filter((line) => /\/0\/2".*Item failed when it ran alone/.test(line));
+  expect(crashes).toHaveLength(3);
+});
+
+test('texts that a worker holds when their clients disconnect are not run', async () => {
+  await patientGateway();
+  await faultyWorker({ MICRO_BATCH_TEXTS: '1', STALL_SECONDS: '10' });
+  const runs = join(rig.folder, 'runs');
+  writeFileSync(runs, '');
+  const abort = new AbortController();
+  const lost = Array.from({ length: 12 }, (_, i) =>
+    post(`${url}/predict`, key, { text: `«slow:700» ${i}` }, abort.signal).catch(() => 'gone'),
+  );
+  const queue = new Queue(queueName(bundledSpec, 'interactive'), {
+    connection: rig.redis,
+    prefix: '{sluice}',
+  });
+  const held = async () => (await queue.getActive()).reduce((sum, { data }) => sum + data.items.length, 0);
+  // One that runs, and three to choose from.
+  await until('the worker holds four texts', async () => (await held()) >= 4);
+  await until('one runs', () => readFileSync(runs, 'utf8') !== '');
+  abort.abort();
+  await Promise.all(lost);
+  expect((await predict('fine')).status).toBe(200);
+  await queue.close();
+  // The one that was running, and perhaps one that began while the clients hung up; the last text.
+  expect(readFileSync(runs, 'utf8').trim().split('\n').length).toBeLessThanOrEqual(3);
+});
+
+test('long sweeps do not overlap, of one gateway or of two', async () => {
+  await rig.gateway();
+  const callers = Array.from(
+    { length: 30_000 },
+    (_, i) => `minilm-l6-sst2 ${i.toString(16).padStart(12, '0')}`,
+  );
+  /** Number of callers that were looked at when each sweep began. */
+  const begun: number[] = [];
+  let lookedAt = 0;
+  const stop = await rig.monitor(([command = '', key = '', field = '']) => {
+    if (command.toLowerCase() === 'hget' && field === 'revoked_at_ms') lookedAt++;
+    if (command.toLowerCase() === 'smembers' && key === '{sluice}:callers' && lookedAt > 0)
+      begun.push(lookedAt);
+  });
+  try {
+    await rig.redis.sadd('{sluice}:callers', ...callers);
+    await until('the next two sweeps have begun', () => begun.length >= 2, 50_000);
+  } finally {
+    stop();
+  }
+  expect(begun.slice(0, 2)).toEqual([callers.length, 2 * callers.length]);
 });

@@ -1,11 +1,23 @@
 import { type ChildProcess, spawn } from 'node:child_process';
+import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
-import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { createInterface } from 'node:readline';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { connectRedis, createLog, type KeyOptions, Keyring, makeKey, settingsSchema } from '@sluice/shared';
+import {
+  connectRedis,
+  createLog,
+  type KeyOptions,
+  Keyring,
+  makeKey,
+  modelSpecs,
+  readSettings,
+  settingsSchema,
+} from '@sluice/shared';
 import type { Redis } from 'ioredis';
 import { startRedis, startWatcher, stopRedis } from '../scripts/redis.mjs';
 import { NODE_FLAGS } from '../scripts/setup.mjs';
@@ -13,23 +25,27 @@ import { NODE_FLAGS } from '../scripts/setup.mjs';
 export const root = fileURLToPath(new URL('../', import.meta.url));
 export const gatewayMain = join(root, 'apps/gateway/dist/main.js');
 export const workerMain = join(root, 'apps/worker/dist/main.js');
-/** A worker whose model processes hang, crash or dawdle on marked texts. */
+/** A worker whose model processes hang, crash, refuse or are slow for marked texts. */
 export const faultyWorkerMain = join(root, 'tests/faulty/worker.mjs');
 export const cliMain = join(root, 'apps/cli/dist/main.js');
 
-/** Where a test keeps its files: in memory if it can, for a busy disk holds Redis up for longer than a command may take. */
+/** Folder for the files of tests: in memory if possible, because a busy disk can delay Redis beyond its command timeout. */
 export const temporary = existsSync('/dev/shm') ? '/dev/shm' : tmpdir();
+
+/** The bundled classifier, as a {@link Rig} configures it. */
+const BUNDLED = 'minilm-l6-sst2';
+export const [bundledSpec] = modelSpecs(readSettings({ MODEL: BUNDLED }));
 
 export const silentLog = createLog('test', { LOG_LEVEL: 'silent', LOG_FORMAT: 'json' });
 export type Env = Record<string, string>;
 
 const unset = Object.fromEntries(Object.keys(settingsSchema.shape).map((name) => [name, '']));
 
-/** Ends what a test process that is killed leaves behind. */
+/** Ends what a killed test process leaves behind. */
 let watcher: ReturnType<typeof startWatcher> | undefined;
 
-/** Polls until something holds. */
-export async function until(what: string, holds: () => boolean | Promise<boolean>, withinMs = 10_000) {
+/** Polls until a condition holds. */
+export async function until(what: string, holds: () => boolean | Promise<boolean>, withinMs = 30_000) {
   const end = performance.now() + withinMs;
   while (!(await holds())) {
     if (performance.now() > end) throw new Error(`Not within ${withinMs} ms: ${what}`);
@@ -37,7 +53,7 @@ export async function until(what: string, holds: () => boolean | Promise<boolean
   }
 }
 
-/** Whether a process is there and not merely unreaped. */
+/** Whether a process is running, and not a zombie. */
 export { isRunning } from '../scripts/redis.mjs';
 
 /** A process under test. */
@@ -47,14 +63,14 @@ export class App {
   #message: Promise<Record<string, unknown>>;
   #gone: Promise<unknown>;
 
-  /** @param quiet throws away what it prints */
+  /** @param quiet discards its output */
   constructor(command: string, args: readonly string[], env: Env, quiet = false) {
     const output = quiet ? 'ignore' : 'pipe';
     this.child = spawn(command, args, {
       cwd: root,
       detached: true,
       stdio: ['ignore', output, output, 'ipc'],
-      // From scratch: neither the caller's PORT and the like nor a .env is to reach what is tested. Empty is unset.
+      // A fresh environment, so that neither the caller's settings nor a .env file affect the test. Empty is unset.
       env: { ...unset, PATH: process.env.PATH, HOME: process.env.HOME, ...env },
     });
     this.#gone = once(this.child, 'exit');
@@ -65,28 +81,30 @@ export class App {
     }
     this.#message = new Promise((resolve, reject) => {
       this.child.on('message', (message) => resolve(message as Record<string, unknown>));
-      this.child.once('exit', (code) => reject(new Error(`It ended with ${code}:\n${this.output}`)));
+      this.child.once('exit', (code) =>
+        reject(new Error(`The process exited with ${code}:\n${this.output}`)),
+      );
     });
     this.#message.catch(() => {});
   }
 
   get pid(): number {
-    if (this.child.pid === undefined) throw new Error('It was not started');
+    if (this.child.pid === undefined) throw new Error('The process was not started');
     return this.child.pid;
   }
 
-  /** What the app says of itself when it is ready. */
+  /** Resolves to the facts of the app when it is ready. */
   ready(): Promise<Record<string, unknown>> {
     return this.#message;
   }
 
-  /** Waits for its end; resolves to the exit status, null after a signal. */
+  /** Waits until it has exited; resolves to the exit status, null after a signal. */
   async exit(): Promise<number | null> {
     await this.#gone;
     return this.child.exitCode;
   }
 
-  /** Drains it, and ends what it left. */
+  /** Drains it, and kills the rest of its process group. */
   async stop(signal: NodeJS.Signals = 'SIGTERM'): Promise<void> {
     if (this.child.exitCode === null && this.child.signalCode === null) {
       this.child.kill('SIGCONT');
@@ -98,12 +116,12 @@ export class App {
 }
 
 export function killGroup(pid: number): void {
-  // The group of 1 would be everybody.
-  if (pid <= 1) throw new RangeError(`Not a process of ours: ${pid}`);
+  // Group 1 would be every process.
+  if (pid <= 1) throw new RangeError(`Not a child process: ${pid}`);
   try {
     process.kill(-pid, 'SIGKILL');
   } catch {
-    // Nothing was left.
+    // The group is already gone.
   }
 }
 
@@ -114,18 +132,18 @@ interface Stoppable {
 export interface Answer {
   status: number;
   headers: Headers;
-  // The tests assert what is in it.
-  // biome-ignore lint/suspicious/noExplicitAny: bodies of any route, right and wrong
+  // The tests check its contents.
+  // biome-ignore lint/suspicious/noExplicitAny: bodies of any route, valid and invalid
   body: any;
   ms: number;
 }
 
-/** A Redis, gateways and workers of a suite's own. `close` ends them all. */
+/** A Redis server, gateways and workers for one test suite. `close` ends them all. */
 export class Rig {
   #started: Stoppable[] = [];
   #redis: Awaited<ReturnType<typeof startRedis>>;
   readonly folder: string;
-  /** For the test's own look into Redis. */
+  /** For direct access of the test to Redis. */
   readonly redis: Redis;
   readonly #quiet: boolean;
 
@@ -136,7 +154,7 @@ export class Rig {
     this.redis = connectRedis(redis.url, 'worker', silentLog);
   }
 
-  /** @param quiet throws away what the apps print */
+  /** @param quiet discards the output of the apps */
   static async start({ quiet = false } = {}): Promise<Rig> {
     watcher ??= startWatcher(0);
     const folder = mkdtempSync(join(temporary, 'sluice-test-'));
@@ -154,7 +172,24 @@ export class Rig {
     return pid;
   }
 
-  /** Starts Redis again, at the same port with the same data. */
+  /**
+   * Calls a function with the words of each command that Redis runs, until the returned one is called; those of scripts are
+   * not among them. The monitor of the client library fails if the first commands arrive together with the reply to MONITOR.
+   */
+  async monitor(onCommand: (words: string[]) => void): Promise<() => void> {
+    const socket = connect(Number(new URL(this.redisUrl).port), '127.0.0.1');
+    const lines = createInterface(socket);
+    const started = once(lines, 'line');
+    socket.write('MONITOR\r\n');
+    await started;
+    lines.on('line', (line) => {
+      if (/^\S+ \[\d+ lua\]/.test(line)) return;
+      onCommand([...line.matchAll(/"((?:[^"\\]|\\.)*)"/g)].map(([, word = '']) => word));
+    });
+    return () => socket.destroy();
+  }
+
+  /** Restarts Redis on the same port with the same data. */
   async restartRedis(): Promise<void> {
     const onSpawn = ({ pid }: ChildProcess) => watcher?.server(pid);
     this.#redis = await startRedis(join(this.folder, 'redis'), onSpawn, this.#redis.port);
@@ -167,8 +202,20 @@ export class Rig {
       ADMIN_PORT: '0',
       WORKER_ADMIN_PORT: '0',
       DATA_DIR: this.folder,
+      // One model starts faster than all of models.json.
+      MODEL: BUNDLED,
       LOG_LEVEL: 'debug',
+      // Tests poll often.
+      READ_LIMIT_REQUESTS: '1000000',
+      MAX_STREAMS: '100000',
     };
+  }
+
+  /** Writes a `models.json`; returns the settings that make apps use it. */
+  models(models: readonly object[]): Env {
+    const file = join(this.folder, `models-${randomUUID()}.json`);
+    writeFileSync(file, JSON.stringify({ models }));
+    return { MODEL: '', MODELS_FILE: file };
   }
 
   spawn(main: string, env: Env = {}): App {
@@ -178,7 +225,7 @@ export class Rig {
     return app;
   }
 
-  /** Starts a gateway; resolves to it and its URL once it listens. */
+  /** Starts a gateway; resolves when it is ready. */
   async gateway(env: Env = {}): Promise<{ app: App; url: string }> {
     const app = this.spawn(gatewayMain, env);
     const { port } = await app.ready();
@@ -187,14 +234,14 @@ export class Rig {
     return { app, url };
   }
 
-  /** Starts a worker; resolves once it takes jobs. */
+  /** Starts a worker; resolves when it takes messages. */
   async worker(env: Env = {}, main = workerMain): Promise<App> {
     const app = this.spawn(main, env);
     await app.ready();
     return app;
   }
 
-  /** Makes a key with a high limit, unless told otherwise. */
+  /** Creates a key, with a high limit by default. */
   async key(options: Partial<KeyOptions> = {}): Promise<string> {
     const key = makeKey();
     await new Keyring(this.redis).register(
@@ -213,7 +260,7 @@ export class Rig {
   }
 }
 
-/** One request, answered or failed. */
+/** Sends a request and reads the whole response. */
 export async function request(url: string, init: RequestInit = {}): Promise<Answer> {
   const startMs = performance.now();
   const response = await fetch(url, init);
@@ -222,12 +269,12 @@ export async function request(url: string, init: RequestInit = {}): Promise<Answ
   return {
     status: response.status,
     headers: response.headers,
-    body: isJson ? JSON.parse(text) : text,
+    body: isJson && text !== '' ? JSON.parse(text) : text,
     ms: performance.now() - startMs,
   };
 }
 
-/** `POST` of a JSON body with a key. */
+/** Sends a JSON body with `POST`. */
 export function post(url: string, key: string, body: unknown, signal?: AbortSignal): Promise<Answer> {
   return request(url, {
     method: 'POST',
@@ -237,7 +284,7 @@ export function post(url: string, key: string, body: unknown, signal?: AbortSign
   });
 }
 
-/** The model processes of a worker, oldest first. */
+/** Process ids of a worker's model processes, oldest first. */
 export async function modelProcesses(worker: App): Promise<number[]> {
   const ps = spawn('ps', ['-o', 'pid=,stat=,args=', '--ppid', String(worker.pid)]);
   let text = '';

@@ -5,7 +5,7 @@ import { createConnection, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { generate } from 'selfsigned';
-import { clientOf } from '../apps/gateway/src/auth/guesses.js';
+import { clientOf } from '../apps/gateway/src/auth/failedAuthentications.js';
 import { faultyWorkerMain, gatewayMain, post, Rig, request, until } from './harness.js';
 
 let rig: Rig;
@@ -24,7 +24,7 @@ beforeAll(async () => {
 });
 afterAll(() => rig.close());
 
-/** Sends bytes; resolves to all that comes back until the connection closes. */
+/** Sends bytes; resolves to everything that is received until the connection closes. */
 function raw(...parts: (string | Buffer)[]): Promise<string> {
   return new Promise((resolve, reject) => {
     let answer = '';
@@ -54,7 +54,7 @@ const sent = (body: string, fields: string[] = []) =>
   );
 
 test.each(['/health', '/predict', '/nowhere'])(
-  '%s says what browsers are to keep to, and not what it runs on',
+  '%s has security header fields, and does not name its software',
   async (path) => {
     const { headers } = await fetch(`${url}${path}`);
     expect(headers.get('x-content-type-options')).toBe('nosniff');
@@ -78,7 +78,7 @@ test('a URL that is too long gets 414', async () => {
   });
 });
 
-test('JSON that is nested too deeply is refused, in strings brackets mean nothing', async () => {
+test('JSON that is nested too deeply is refused; brackets in strings do not count', async () => {
   const deep = await request(`${url}/predict`, {
     method: 'POST',
     headers: { 'X-API-Key': key, 'Content-Type': 'application/json' },
@@ -89,7 +89,7 @@ test('JSON that is nested too deeply is refused, in strings brackets mean nothin
   expect(flat.status).toBe(200);
 });
 
-test('__proto__ and its like are fields that nobody knows', async () => {
+test('__proto__ and similar names are ignored like other unknown fields', async () => {
   for (const body of [
     '{"__proto__": {"text": "fine"}}',
     '{"constructor": {"prototype": {"text": "fine"}}}',
@@ -116,7 +116,7 @@ test.each([
   expect(await sent('{"text": "fine"}', fields)).toMatch(new RegExp(`^HTTP/1\\.1 ${status} `));
 });
 
-test('200 half-sent requests and 200 half-sent bodies keep nobody else from being served, and are let go', async () => {
+test('200 incomplete requests and 200 incomplete bodies do not block others, and time out', async () => {
   const head = `POST /predict HTTP/1.1\r\nHost: x\r\nX-API-Key: ${key}\r\nContent-Type: application/json\r\nContent-Length: 100\r\n`;
   const sockets: Socket[] = [];
   const closed: Promise<unknown>[] = [];
@@ -137,14 +137,14 @@ test('200 half-sent requests and 200 half-sent bodies keep nobody else from bein
   expect([...answers.matchAll(/"code":"request_timed_out"/g)]).toHaveLength(400);
 });
 
-test('a connection that says nothing is let go', async () => {
+test('a connection without a request is closed', async () => {
   const socket = createConnection({ port, host: '127.0.0.1' });
   await once(socket, 'connect');
   socket.resume();
   await once(socket, 'close');
 });
 
-test('a body that goes on for ever after its answer is cut off', async () => {
+test('a body that continues after its response is cut off', async () => {
   const socket = createConnection({ port, host: '127.0.0.1' });
   let answer = '';
   socket.on('data', (data) => {
@@ -158,7 +158,7 @@ test('a body that goes on for ever after its answer is cut off', async () => {
   expect(answer).toMatch(/^HTTP\/1\.1 401 /);
 });
 
-test('other origins are let in where they are configured, and only they', async () => {
+test('only configured origins may call from a browser', async () => {
   const origin = 'https://app.example.com';
   const open = await rig.gateway({ CORS_ORIGINS: `${origin}, http://localhost:3000` });
   const preflight = (from: string) =>
@@ -180,7 +180,7 @@ test('other origins are let in where they are configured, and only they', async 
   expect(answer.headers.get('vary')).toMatch(/Origin/);
 });
 
-test('the client of a trusted proxy is whom it forwards, and of any other whoever connects', async () => {
+test('X-Forwarded-For is used only if it comes from a trusted proxy', async () => {
   const wrong = (to: string, client: string) =>
     request(`${to}/me`, { headers: { 'X-API-Key': 'a-wrong-key', 'X-Forwarded-For': client } });
   const limit = { AUTH_FAILURES_PER_MINUTE: '1' };
@@ -192,7 +192,7 @@ test('the client of a trusted proxy is whom it forwards, and of any other whoeve
   expect(statuses).toEqual([403, 429, 403, 403, 429]);
 
   const direct = await rig.gateway(limit);
-  await rig.redis.del('{sluice}:guesses:127.0.0.1');
+  await rig.redis.del('{sluice}:failed-auth:127.0.0.1');
   expect((await wrong(direct.url, '192.0.2.3')).status).toBe(403);
   expect((await wrong(direct.url, '192.0.2.4')).status).toBe(429);
 });
@@ -203,41 +203,41 @@ test.each([
   ['2001:db8:1:2:3:4:5:6', '2001:db8:1:2::/64'],
   ['192.0.2.1:55123', '192.0.2.1'],
   ['[2001:db8:1:2::5]:443', '2001:db8:1:2::/64'],
-  ['rubbish', 'unknown'],
+  ['not an address', 'unknown'],
   [undefined, 'unknown'],
 ])('the address %s is counted as %s', (address, client) => {
   expect(clientOf(address)).toBe(client);
 });
 
-test('for an address that is blocked nothing more is counted in Redis', async () => {
+test('failures of a blocked address are not counted in Redis', async () => {
   const guarded = await rig.gateway({ AUTH_FAILURES_PER_MINUTE: '1', TRUST_PROXY: 'loopback' });
   const guess = () =>
     request(`${guarded.url}/me`, {
       headers: { 'X-API-Key': 'a-wrong-key', 'X-Forwarded-For': '198.51.100.7' },
     });
   for (let i = 0; i < 3; i++) await guess();
-  const counted = await rig.redis.get('{sluice}:guesses:198.51.100.7');
+  const counted = await rig.redis.get('{sluice}:failed-auth:198.51.100.7');
   expect(Number(counted)).toBeGreaterThan(0);
   for (let i = 0; i < 5; i++) expect((await guess()).status).toBe(429);
-  expect(await rig.redis.get('{sluice}:guesses:198.51.100.7')).toBe(counted);
+  expect(await rig.redis.get('{sluice}:failed-auth:198.51.100.7')).toBe(counted);
 });
 
-/** Writes a certificate for a name and its key, over those before; resolves to the settings that name the files. */
+/** Writes a new certificate and key over the previous ones; resolves to the settings with the file names. */
 async function issue(commonName: string) {
   const [TLS_CERT, TLS_KEY] = [join(rig.folder, 'cert.pem'), join(rig.folder, 'key.pem')];
-  const made = await generate([{ name: 'commonName', value: commonName }], {
+  const generated = await generate([{ name: 'commonName', value: commonName }], {
     keySize: 2048,
     algorithm: 'sha256',
   });
-  writeFileSync(TLS_KEY, made.private);
-  writeFileSync(TLS_CERT, made.cert);
+  writeFileSync(TLS_KEY, generated.private);
+  writeFileSync(TLS_CERT, generated.cert);
   return { TLS_CERT, TLS_KEY };
 }
 
-test('HTTPS, with a certificate that is renewed while it runs', async () => {
+test('serves HTTPS, and uses a renewed certificate without a restart', async () => {
   const app = rig.spawn(gatewayMain, await issue('first'));
   const { port: tlsPort } = await app.ready();
-  const look = () =>
+  const connect = () =>
     new Promise<{ status: number | undefined; hsts: unknown; name: string }>((resolve, reject) => {
       const call = httpsRequest(
         {
@@ -257,12 +257,12 @@ test('HTTPS, with a certificate that is renewed while it runs', async () => {
       call.on('error', reject);
       call.end();
     });
-  expect(await look()).toEqual({ status: 200, hsts: 'max-age=31536000', name: 'first' });
+  expect(await connect()).toEqual({ status: 200, hsts: 'max-age=31536000', name: 'first' });
   await issue('second');
-  await until('the new certificate serves', async () => (await look()).name === 'second', 25_000);
+  await until('the new certificate is used', async () => (await connect()).name === 'second', 25_000);
 });
 
-test('connections that never become secure are let go', async () => {
+test('connections without a TLS handshake are closed', async () => {
   const app = rig.spawn(gatewayMain, await issue('slow'));
   const { port: tlsPort } = await app.ready();
   // Nothing, the beginning of a ClientHello, plain HTTP.
@@ -279,7 +279,7 @@ test('connections that never become secure are let go', async () => {
   await Promise.all(closed);
 });
 
-test('what is no URL is answered in its turn, with the id that the caller gave', async () => {
+test('an invalid request target gets a response in order, with the id of the caller', async () => {
   const body = '{"text": "«slow:300» first"}';
   const first = `POST /predict HTTP/1.1\r\nHost: x\r\nX-API-Key: ${key}\r\nContent-Type: application/json\r\nContent-Length: ${Buffer.byteLength(body)}\r\n\r\n${body}`;
   for (const second of [
@@ -303,7 +303,7 @@ test.each([
   [{ TRUST_PROXY: 'true' }, /TRUST_PROXY: not an address/],
   [{ CORS_ORIGINS: 'app.example.com' }, /CORS_ORIGINS: not an origin/],
   [{ ADMIN_TOKEN: 'short' }, /ADMIN_TOKEN: not 16 to 256/],
-])('%j stops the start with a line', async (env, line) => {
+])('%j stops the start with one line', async (env, line) => {
   const app = rig.spawn(gatewayMain, env);
   app.ready().catch(() => {});
   expect(await app.exit()).toBe(78);

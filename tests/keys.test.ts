@@ -32,15 +32,15 @@ const create = async (body: object) => (await admin('POST', '/admin/keys', { nam
 const predict = (key: string, text = 'fine') => post(`${url}/predict`, key, { text });
 const me = async (key: string) => (await request(`${url}/me`, { headers: { 'X-API-Key': key } })).body;
 
-/** Runs `sluice` against the same Redis; resolves to what it prints as JSON. */
+/** Runs `sluice` with the same Redis; resolves to its JSON output. */
 async function sluice(...args: string[]) {
   const cli = new App(process.execPath, [cliMain, ...args, '--json'], rig.env);
   expect(await cli.exit()).toBe(0);
   return JSON.parse(cli.output);
 }
 
-test('keys are made, read, listed, changed and revoked over the admin port, with the core of the CLI', async () => {
-  const made = await admin('POST', '/admin/keys', {
+test('keys are created, read, listed, changed and revoked over the admin port and by the CLI alike', async () => {
+  const created = await admin('POST', '/admin/keys', {
     name: 'acme',
     scopes: ['predict'],
     limits: [
@@ -50,9 +50,9 @@ test('keys are made, read, listed, changed and revoked over the admin port, with
     bulk_limit: 5,
     expires_at: '2100-01-01T00:00:00Z',
   });
-  expect([made.status, made.headers.get('cache-control')]).toEqual([201, 'no-store']);
-  const { key, ...body } = keyWithSecretSchema.parse(made.body);
-  expect(made.headers.get('location')).toBe(`/admin/keys/${body.key_id}`);
+  expect([created.status, created.headers.get('cache-control')]).toEqual([201, 'no-store']);
+  const { key, ...body } = keyWithSecretSchema.parse(created.body);
+  expect(created.headers.get('location')).toBe(`/admin/keys/${body.key_id}`);
   expect(body).toMatchObject({ name: 'acme', status: 'live', expires_at: '2100-01-01T00:00:00.000Z' });
   expect(accountSchema.parse(await me(key))).toMatchObject({
     scopes: ['predict'],
@@ -85,7 +85,7 @@ test('keys are made, read, listed, changed and revoked over the admin port, with
   }
 });
 
-test('the list comes in pages', async () => {
+test('the list has pages', async () => {
   for (let i = 0; i < 3; i++) await create({ name: `page ${i}` });
   const all = (await admin('GET', '/admin/keys?limit=1000')).body.keys;
   const ids: string[] = [];
@@ -103,14 +103,14 @@ test('the list comes in pages', async () => {
 test.each([
   ['no name', {}, ['/name']],
   ['a name of two lines', { name: 'a\nb' }, ['/name']],
-  ['a scope that is none', { name: 'a', scopes: ['all'] }, ['/scopes/0']],
+  ['an unknown scope', { name: 'a', scopes: ['all'] }, ['/scopes/0']],
   [
-    'two windows of one length',
+    'two windows of the same length',
     { name: 'a', limits: [1, 2].map((limit) => ({ limit, window_seconds: 60 })) },
     ['/limits'],
   ],
-  ['a limit of nothing', { name: 'a', limits: [{ limit: 0, window_seconds: 60 }] }, ['/limits/0/limit']],
-  ['no date', { name: 'a', expires_at: 'soon' }, ['/expires_at']],
+  ['a limit of 0', { name: 'a', limits: [{ limit: 0, window_seconds: 60 }] }, ['/limits/0/limit']],
+  ['an invalid date', { name: 'a', expires_at: 'soon' }, ['/expires_at']],
 ])('a key with %s is refused', async (_, body, pointers) => {
   const { status, body: problem } = await admin('POST', '/admin/keys', body);
   expect([status, problem.errors?.map((error: { pointer: string }) => error.pointer)]).toEqual([
@@ -119,7 +119,7 @@ test.each([
   ]);
 });
 
-test('the admin port needs its token, and has nothing of this without one', async () => {
+test('the admin port needs its token, and has no key routes without one', async () => {
   for (const [token, code] of [
     [null, 'not_authenticated'],
     ['wrong-admin-token', 'invalid_admin_token'],
@@ -128,7 +128,7 @@ test('the admin port needs its token, and has nothing of this without one', asyn
     expect([refused.status, refused.body.code]).toEqual([401, code]);
     expect(refused.headers.get('www-authenticate')).toMatch(/^Bearer/);
   }
-  // A key is no token, and the public port has no such routes.
+  // An API key is not a token, and the public port has no such routes.
   const { key } = await create({});
   expect((await admin('GET', '/admin/keys', undefined, key)).status).toBe(401);
   expect((await request(`${url}/admin/keys`, { headers: { Authorization: `Bearer ${TOKEN}` } })).status).toBe(
@@ -142,21 +142,21 @@ test('the admin port needs its token, and has nothing of this without one', asyn
   expect((await request(off, { headers: { Authorization: 'Bearer undefined' } })).status).toBe(404);
 });
 
-test('whoever guesses the admin token is limited too', async () => {
+test('failed authentications with the admin token are limited too', async () => {
   const guarded = await rig.gateway({ ADMIN_TOKEN: TOKEN, AUTH_FAILURES_PER_MINUTE: '2' });
-  await rig.redis.del('{sluice}:guesses:127.0.0.1');
+  await rig.redis.del('{sluice}:failed-auth:127.0.0.1');
   const path = `http://127.0.0.1:${(await guarded.app.ready()).adminPort}/admin/keys`;
   const statuses = [];
   for (let i = 0; i < 4; i++) {
     statuses.push(
-      (await request(path, { headers: { Authorization: `Bearer guess-number-${i}-of-it` } })).status,
+      (await request(path, { headers: { Authorization: `Bearer wrong-token-number-${i}` } })).status,
     );
   }
   expect(statuses).toEqual([401, 401, 429, 429]);
   expect((await request(path, { headers: { Authorization: `Bearer ${TOKEN}` } })).status).toBe(200);
 });
 
-test('a rotated key keeps id, windows and jobs; the old secret ends with its grace', async () => {
+test('a rotated key keeps id, windows and jobs; the old secret ends after the grace period', async () => {
   const { key: old, key_id: id } = await create({ limits: [{ limit: 5, window_seconds: 3_600 }] });
   expect((await predict(old)).status).toBe(200);
   const job = (await post(`${url}/analyze_batch`, old, { texts: ['fine'] })).body.job_id;
@@ -169,20 +169,20 @@ test('a rotated key keeps id, windows and jobs; the old secret ends with its gra
   expect((await me(key)).limits[0].remaining).toBe(3);
   expect((await request(`${url}/jobs/${job}`, { headers: { 'X-API-Key': key } })).status).toBe(200);
 
-  // Once more, without a grace: of three secrets only the last is good.
+  // Once more without a grace period: of three secrets only the last one is valid.
   const last = await sluice('keys', 'rotate', id);
   expect(last).toMatchObject({ key_id: id, previous_secret_until: null });
   for (const each of [old, key]) expect((await predict(each)).status).toBe(403);
   expect((await me(last.key)).limits[0].remaining).toBe(3);
 
-  // A grace that is over.
+  // A grace period that ends.
   const next = await admin('POST', `/admin/keys/${id}/rotate`, { grace_seconds: 1 });
   expect((await me(last.key)).key_id).toBe(id);
-  await until('the grace is over', async () => (await predict(last.key)).status === 403, 5_000);
+  await until('the grace period has ended', async () => (await predict(last.key)).status === 403, 5_000);
   expect((await me(next.body.key)).key_id).toBe(id);
 });
 
-test('of several windows all are counted, and the tightest is told', async () => {
+test('all of several windows are counted, and the response describes the tightest', async () => {
   const { key } = await create({
     limits: [
       { limit: 3, window_seconds: 60 },
@@ -203,7 +203,7 @@ test('of several windows all are counted, and the tightest is told', async () =>
   expect((await me(key)).limits).toMatchObject([{ remaining: 0 }, { remaining: 1 }]);
 });
 
-test('usage by day tells requests, texts and what was refused; the last use stands in the record', async () => {
+test('usage by day has requests, texts and refusals; the record has the time of last use', async () => {
   const { key, key_id: id } = await create({
     limits: [{ limit: 4, window_seconds: 3_600 }],
     scopes: ['predict', 'batch'],
@@ -215,12 +215,12 @@ test('usage by day tells requests, texts and what was refused; the last use stan
   for (let i = 0; i < 2; i++) expect((await predict(key)).status).toBe(429);
   await admin('PATCH', `/admin/keys/${id}`, { scopes: ['batch'] });
   expect((await predict(key)).status).toBe(403);
-  // Neither a look at the account nor somebody else's guess is usage.
+  // Neither reading the account nor a failed authentication is usage.
   await me(key);
   expect((await predict(`${key.slice(0, -32)}${'A'.repeat(32)}`)).status).toBe(403);
 
   const usage = async () => usageSchema.parse((await admin('GET', `/admin/keys/${id}/usage`)).body).days;
-  await until('it is counted', async () => (await usage())[0]?.refused === 3);
+  await until('the usage is reported', async () => (await usage())[0]?.refused === 3);
   const date = new Date().toISOString().slice(0, 10);
   const [day, ...others] = await usage();
   expect([day, others]).toEqual([{ date, requests: 4, texts: 4, refused: 3 }, []]);
@@ -229,7 +229,7 @@ test('usage by day tells requests, texts and what was refused; the last use stan
   expect(Math.abs(Date.parse(lastUsed) - Date.now())).toBeLessThan(30_000);
 });
 
-test('a gateway that drains brings the usage it has counted', async () => {
+test('a draining gateway reports its usage', async () => {
   const other = await rig.gateway();
   const { key, key_id: id } = await create({});
   expect((await post(`${other.url}/predict`, key, { text: 'fine' })).status).toBe(200);
@@ -240,7 +240,7 @@ test('a gateway that drains brings the usage it has counted', async () => {
 });
 
 test.each(['GET /admin/keys/0123456789ab', 'DELETE /admin/keys/%00', 'GET /admin/keys/0123456789ab/usage'])(
-  'there is no such key: %s',
+  'an unknown key gets 404: %s',
   async (line) => {
     const [method = '', path = ''] = line.split(' ');
     expect((await admin(method, path)).status).toBe(404);

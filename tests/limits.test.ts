@@ -13,7 +13,7 @@ const statuses = (answers: Answer[]) => answers.map(({ status }) => status).sort
 const remaining = async (url: string, key: string) =>
   (await request(`${url}/me`, { headers: { 'X-API-Key': key } })).body.limits[0].remaining;
 
-test('of 100 requests at once at two gateways exactly ten pass', async () => {
+test('of 100 simultaneous requests at two gateways exactly ten pass', async () => {
   const [one, two] = await Promise.all([rig.gateway(), rig.gateway(), rig.worker()]);
   const key = await rig.key({ limits: [] });
   const answers = await Promise.all(
@@ -26,19 +26,19 @@ test('of 100 requests at once at two gateways exactly ten pass', async () => {
   expect(left.sort((a, b) => a - b)).toEqual([0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
 });
 
-test('what costs one, and what costs nothing', async () => {
+test('200, 408, 422, 500 and disconnects use a slot; 405 and 503 use none', async () => {
   const { url } = await rig.gateway();
   const key = await rig.key({ limits: [{ limit: 100, windowSeconds: 60 }] });
   const predict = (body: unknown) => post(`${url}/predict`, key, body);
 
-  // No worker lives: refused at once, and given back.
+  // Without a live worker the request is refused at once, and its slot is returned.
   const refused = await predict({ text: 'fine' });
   expect([refused.status, refused.body.code, refused.headers.get('retry-after')]).toEqual([
     503,
     'no_worker',
     '2',
   ]);
-  await until('the place is given back', async () => (await remaining(url, key)) === 100);
+  await until('the slot is returned', async () => (await remaining(url, key)) === 100);
 
   await rig.worker({ MODEL_PROCESSES: '1' }, faultyWorkerMain);
   expect((await predict({ text: 'fine' })).status).toBe(200);
@@ -49,68 +49,71 @@ test('what costs one, and what costs nothing', async () => {
   expect(await remaining(url, key)).toBe(97);
   expect((await predict({ text: '«slow:600»', timeout_seconds: 0.2 })).status).toBe(408);
   expect(await remaining(url, key)).toBe(96);
-  const hangUp = new AbortController();
-  const gone = post(`${url}/predict`, key, { text: '«slow:600»' }, hangUp.signal).catch(() => 'gone');
-  await until('it is counted', async () => (await remaining(url, key)) === 95);
-  hangUp.abort();
+  const disconnect = new AbortController();
+  const gone = post(`${url}/predict`, key, { text: '«slow:600»' }, disconnect.signal).catch(() => 'gone');
+  await until('the slot is taken', async () => (await remaining(url, key)) === 95);
+  disconnect.abort();
   expect(await gone).toBe('gone');
   expect((await request(`${url}/predict`, { headers: { 'X-API-Key': key } })).status).toBe(405);
   expect(await remaining(url, key)).toBe(95);
 });
 
-test('a gateway that drains answers what it has and refuses the rest for nothing', async () => {
-  const [{ app, url }, other] = await Promise.all([
-    rig.gateway(),
-    rig.gateway(),
-    rig.worker({ MODEL_PROCESSES: '1' }, faultyWorkerMain),
-  ]);
-  const key = await rig.key({ limits: [{ limit: 10, windowSeconds: 60 }] });
-  // A connection that waits for its answer when the drain begins, and one that is sending its request.
-  const body = JSON.stringify({ text: '«slow:800» last' });
-  const head = `POST /predict HTTP/1.1\r\nHost: x\r\nX-API-Key: ${key}\r\nContent-Type: application/json\r\nContent-Length: ${Buffer.byteLength(body)}\r\n\r\n`;
-  const connect = () => {
-    const socket = createConnection({ port: Number(new URL(url).port), host: '127.0.0.1' });
-    const heard = { socket, answers: '' };
-    socket.on('data', (data) => {
-      heard.answers += data;
-    });
-    return heard;
-  };
-  const waiting = connect();
-  waiting.socket.write(head + body);
-  const sending = connect();
-  sending.socket.write(head.slice(0, 40));
-  await until('it is counted', async () => (await remaining(other.url, key)) === 9);
-  app.child.kill('SIGTERM');
-  await until('it drains', () => app.output.includes('Draining'));
-  sending.socket.write(head.slice(40) + body);
-  expect(await app.exit()).toBe(0);
-  expect(waiting.answers).toMatch(/^HTTP\/1\.1 200 /);
-  expect(sending.answers).toMatch(/^HTTP\/1\.1 503 [\s\S]*"code":"shutting_down"/);
-  // So that nobody sends another request there.
-  for (const { answers } of [waiting, sending]) expect(answers).toMatch(/^Connection: close\r$/m);
-  expect(await remaining(other.url, key)).toBe(9);
-});
+test.each(['SIGTERM', 'SIGHUP'] as const)(
+  'a gateway that drains at %s answers the requests in flight and refuses new ones without using a slot',
+  async (signal) => {
+    const [{ app, url }, other] = await Promise.all([
+      rig.gateway(),
+      rig.gateway(),
+      rig.worker({ MODEL_PROCESSES: '1' }, faultyWorkerMain),
+    ]);
+    const key = await rig.key({ limits: [{ limit: 10, windowSeconds: 60 }] });
+    // One connection waits for its response when the drain starts, and one is sending its request.
+    const body = JSON.stringify({ text: '«slow:800» last' });
+    const head = `POST /predict HTTP/1.1\r\nHost: x\r\nX-API-Key: ${key}\r\nContent-Type: application/json\r\nContent-Length: ${Buffer.byteLength(body)}\r\n\r\n`;
+    const connect = () => {
+      const socket = createConnection({ port: Number(new URL(url).port), host: '127.0.0.1' });
+      const received = { socket, answers: '' };
+      socket.on('data', (data) => {
+        received.answers += data;
+      });
+      return received;
+    };
+    const waiting = connect();
+    waiting.socket.write(head + body);
+    const sending = connect();
+    sending.socket.write(head.slice(0, 40));
+    await until('the slot is taken', async () => (await remaining(other.url, key)) === 9);
+    app.child.kill(signal);
+    await until('it drains', () => app.output.includes('Draining'));
+    sending.socket.write(head.slice(40) + body);
+    expect(await app.exit()).toBe(0);
+    expect(waiting.answers).toMatch(/^HTTP\/1\.1 200 /);
+    expect(sending.answers).toMatch(/^HTTP\/1\.1 503 [\s\S]*"code":"shutting_down"/);
+    // So that clients send no further request on these connections.
+    for (const { answers } of [waiting, sending]) expect(answers).toMatch(/^Connection: close\r$/m);
+    expect(await remaining(other.url, key)).toBe(9);
+  },
+);
 
 test.each(['SIGSTOP', 'SIGKILL'] as const)(
-  'a 503 costs nothing also when Redis went (%s)',
+  'a 503 uses no slot, also when it is caused by Redis (%s)',
   async (signal) => {
     const { url } = await rig.gateway();
     await rig.worker({ MODEL_PROCESSES: '1' }, faultyWorkerMain);
     const key = await rig.key({ limits: [{ limit: 5, windowSeconds: 86_400 }] });
     for (let i = 0; i < 2; i++)
       expect((await post(`${url}/predict`, key, { text: 'fine' })).status).toBe(200);
-    const caught = post(`${url}/predict`, key, { text: '«slow:1500» caught' });
-    await until('it is counted', async () => (await remaining(url, key)) === 2);
+    const inFlight = post(`${url}/predict`, key, { text: '«slow:1500» in flight' });
+    await until('the slot is taken', async () => (await remaining(url, key)) === 2);
     process.kill(rig.redisPid, signal);
-    expect((await caught).status).toBe(503);
-    // Longer than a connection may be silent: it is opened anew, with what was sent on the old one still to be read.
+    expect((await inFlight).status).toBe(503);
+    // Longer than the socket timeout: the connection is reopened while Redis has not read the commands on the old one.
     if (signal === 'SIGSTOP') await delay(4_000);
     if (signal === 'SIGKILL') await rig.restartRedis();
     else process.kill(rig.redisPid, 'SIGCONT');
     const left = async () =>
       (await request(`${url}/me`, { headers: { 'X-API-Key': key } })).body.limits?.[0].remaining;
-    await until('the place is given back', async () => (await left()) === 3);
+    await until('the slot is returned', async () => (await left()) === 3);
     let passed = 0;
     for (let i = 0; i < 8; i++)
       passed += Number((await post(`${url}/predict`, key, { text: 'fine' })).status === 200);

@@ -1,103 +1,194 @@
-import { createReadStream, readFileSync } from 'node:fs';
-import { access } from 'node:fs/promises';
-import { createServer, type Server } from 'node:http';
-import type { AddressInfo } from 'node:net';
+import { readdirSync, readFileSync, truncateSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:http';
+import { createServer as createSecureServer } from 'node:https';
+import { connect, type Socket } from 'node:net';
 import { join } from 'node:path';
-import { setTimeout as delay } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from '@jest/globals';
+import { generate } from 'selfsigned';
 import { post, Rig, request, root, until } from './harness.js';
+import { COMMIT, Hub, urlOf } from './hub.js';
 
-/** Serves models in the layout of the Hub: the bundled one as `acme/sentiment`, one that tests/data/dynamic.py makes. */
-const hubFolders: Record<string, string> = {
-  sentiment: 'models/minilm-l6-sst2',
-  dynamic: 'tests/data/dynamic',
-};
-let hub: Server;
-let hubUrl: string;
-let asked: string[] = [];
+const HUB_TOKEN = 'a-token-for-the-mirror';
+const REFERENCE = join(root, 'tests/reference/models');
 
+/** Models in the layout of the Hub: the bundled one as `acme/sentiment`, the one of tests/data/dynamic.py, and tiny ones. */
+let hub: Hub;
 beforeAll(async () => {
-  hub = createServer(async (request, response) => {
-    // A range asks only how long a file is.
-    asked.push(`${request.headers.range ? 'RANGE' : request.method} ${request.url}`);
-    const [, model = '', file = 'none'] =
-      /^\/acme\/(\w+)\/resolve\/(?:v1|main)\/(.+)$/.exec(request.url ?? '') ?? [];
-    const path = join(root, hubFolders[model] ?? 'none', file);
-    const { size } = await access(path)
-      .then(() => import('node:fs/promises'))
-      .then(({ stat }) => stat(path))
-      .catch(() => ({ size: -1 }));
-    response.writeHead(size < 0 ? 404 : 200, size < 0 ? {} : { 'Content-Length': size });
-    if (size < 0 || request.method === 'HEAD') response.end();
-    else if (request.headers.range || !path.endsWith('.onnx')) createReadStream(path).pipe(response);
-    else {
-      // Slow enough to be told of.
-      for await (const part of createReadStream(path, { highWaterMark: 3_000_000 })) {
-        response.write(part);
-        await delay(300);
-      }
-      response.end();
-    }
+  const main = { main: COMMIT };
+  hub = await Hub.start({
+    'acme/sentiment': { folder: join(root, 'models/minilm-l6-sst2'), revisions: main },
+    'acme/pinned': { folder: join(REFERENCE, 'bert-labels'), revisions: { v1: COMMIT } },
+    'acme/tiny': { folder: join(REFERENCE, 'bert-labels'), revisions: main },
+    'acme/private': { folder: join(REFERENCE, 'bert-labels'), revisions: main, token: HUB_TOKEN },
+    'acme/external': { folder: join(REFERENCE, 'bert-external'), revisions: main },
+    'acme/sentence': { folder: join(REFERENCE, 'bert-mean'), revisions: main },
+    'acme/dynamic': { folder: join(root, 'tests/data/dynamic'), revisions: main },
   });
-  await new Promise<void>((resolve) => hub.listen(0, '127.0.0.1', resolve));
-  hubUrl = `http://127.0.0.1:${(hub.address() as AddressInfo).port}`;
 });
-afterAll(() => {
-  hub.closeAllConnections();
-  hub.close();
-});
+afterAll(() => hub.close());
 
 let rig: Rig;
 beforeEach(async () => {
   rig = await Rig.start();
-  asked = [];
+  hub.requested = [];
 });
 afterEach(() => rig.close());
 
-test('a model from the Hub is downloaded with progress, kept, and loaded again without the Hub', async () => {
-  const remote = { MODEL: 'acme/sentiment', HF_ENDPOINT: hubUrl, MODEL_PROCESSES: '2' };
+test('a model from the Hub is downloaded with progress, stored, and loaded again without the Hub', async () => {
+  const remote = { MODEL: 'acme/sentiment', HF_ENDPOINT: hub.url, MODEL_PROCESSES: '2' };
   const [{ url }, worker, key] = await Promise.all([rig.gateway(remote), rig.worker(remote), rig.key()]);
-  expect(worker.output).toMatch(
-    /Loading acme\/sentiment: onnx\/model_quantized\.onnx, .* of 23\.5 MB \(\d+ %\)/,
-  );
-  expect(asked.filter((line) => line.startsWith('GET') && line.endsWith('.onnx'))).toEqual([
-    'GET /acme/sentiment/resolve/main/onnx/model_quantized.onnx',
+  expect(worker.output).toMatch(/Loading acme\/sentiment: onnx\/model_quantized\.onnx, .* of 23\.5 MB/);
+  expect(hub.requested.filter((line) => line.endsWith('.onnx'))).toEqual([
+    `GET /acme/sentiment/resolve/${COMMIT}/onnx/model_quantized.onnx`,
   ]);
+  // Its README is not needed.
+  expect(hub.requested.filter((line) => line.endsWith('.md'))).toEqual([]);
   const answer = await post(`${url}/predict`, key, {
     text: 'This product is amazing!',
     model: 'acme/sentiment',
   });
   expect([answer.status, answer.body.sentiment]).toEqual([200, 'positive']);
+  expect((await models(url, key))[0]).toMatchObject({ revision: COMMIT });
+  const { job_id: id } = (await post(`${url}/analyze_batch`, key, { texts: ['fine'] })).body;
+  const job = await request(`${url}/jobs/${id}`, { headers: { 'X-API-Key': key } });
+  expect(job.body.revision).toBe(COMMIT);
 
   await worker.stop();
-  asked = [];
-  const offline = await rig.worker({ ...remote, HF_ENDPOINT: 'http://127.0.0.1:9' });
-  expect(asked).toEqual([]);
-  expect(offline.output).not.toContain('Loading');
+  hub.requested = [];
+  await rig.worker({ ...remote, HF_ENDPOINT: 'http://127.0.0.1:9' });
+  expect(hub.requested).toEqual([]);
   expect((await post(`${url}/predict`, key, { text: 'This product is amazing!' })).body).toMatchObject({
     confidence: answer.body.confidence,
   });
 });
 
-test('the revision that is asked for is loaded', async () => {
+test('a pinned revision is loaded, also when there is no branch "main"', async () => {
   await rig.worker({
-    MODEL: 'acme/sentiment',
+    MODEL: 'acme/pinned',
+    MODEL_DTYPE: 'fp32',
     MODEL_REVISION: 'v1',
-    HF_ENDPOINT: hubUrl,
+    HF_ENDPOINT: hub.url,
     MODEL_PROCESSES: '1',
   });
-  expect(asked.filter((line) => /^GET .*onnx$/.test(line))).toEqual([
-    'GET /acme/sentiment/resolve/v1/onnx/model_quantized.onnx',
-  ]);
+  expect(hub.requested).toContain('GET /api/models/acme/pinned/revision/v1');
+  expect(hub.requested.filter((line) => line.includes('main'))).toEqual([]);
 });
 
-test('the bundled model is loaded without a word to the Hub', async () => {
-  await rig.worker({ HF_ENDPOINT: hubUrl });
-  expect(asked).toEqual([]);
+test('the token reaches the mirror that HF_ENDPOINT names, and no other origin', async () => {
+  const env = { MODEL: 'acme/private', MODEL_DTYPE: 'fp32', HF_ENDPOINT: hub.url, MODEL_PROCESSES: '1' };
+  const refused = rig.spawn(join(root, 'apps/worker/dist/main.js'), env);
+  expect(await refused.exit()).toBe(1);
+  expect(refused.output).toMatch(/has no model acme\/private, or it needs an HF_TOKEN with access/);
+  hub.tokens.hub.clear();
+  hub.tokens.storage.clear();
+  await rig.worker({ ...env, HF_TOKEN: HUB_TOKEN });
+  expect([...hub.tokens.hub]).toEqual([`Bearer ${HUB_TOKEN}`]);
+  expect([...hub.tokens.storage]).toEqual([undefined]);
 });
 
-test('a model that cannot be loaded ends the worker with a line that says why; work gets 503 at once', async () => {
-  const env = { MODEL: 'acme/nothing', HF_ENDPOINT: hubUrl, LOG_LEVEL: 'info' };
+test('a download goes through the proxy that HTTPS_PROXY names', async () => {
+  const { private: privateKey, cert } = await generate([{ name: 'commonName', value: 'hub.test' }], {
+    extensions: [{ name: 'subjectAltName', altNames: [{ type: 2, value: 'hub.test' }] }],
+  });
+  const certificate = join(rig.folder, 'hub.pem');
+  writeFileSync(certificate, cert);
+  const secure = createSecureServer({ key: privateKey, cert }, hub.serve);
+  const tunnels: string[] = [];
+  // Only the proxy can reach hub.test.
+  const proxy = createServer().on('connect', (incoming, socket: Socket, head) => {
+    tunnels.push(incoming.url ?? '');
+    const name = incoming.url === 'hub.test:443' ? urlOf(secure) : `http://${incoming.url}`;
+    const onward = connect(Number(new URL(name).port), '127.0.0.1', () => {
+      socket.write('HTTP/1.1 200 Connection Established\r\n\r\n');
+      onward.write(head);
+      socket.pipe(onward).pipe(socket);
+    });
+    for (const each of [socket, onward]) each.on('error', () => each.destroy());
+  });
+  for (const server of [secure, proxy])
+    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  try {
+    await rig.worker({
+      MODEL: 'acme/external',
+      MODEL_DTYPE: 'fp32',
+      MODEL_PROCESSES: '1',
+      HF_ENDPOINT: 'https://hub.test',
+      HTTPS_PROXY: urlOf(proxy),
+      NODE_EXTRA_CA_CERTS: certificate,
+    });
+    expect(tunnels).toContain('hub.test:443');
+  } finally {
+    for (const server of [secure, proxy]) {
+      server.closeAllConnections();
+      server.close();
+    }
+  }
+});
+
+/** Files that an earlier start has stored. */
+const stored = (model: string) => {
+  const folder = join(rig.folder, 'models', model, COMMIT);
+  return readdirSync(folder, { recursive: true, encoding: 'utf8' })
+    .filter((file) => /\.\w+$/.test(file))
+    .map((file) => join(folder, file));
+};
+
+test.each([
+  ['half a file', (file: string) => truncateSync(file, 100)],
+  ['an HTML page', (file: string) => writeFileSync(file, '<!doctype html><title>Sign in</title>')],
+])('%s in the place of each stored file is named and downloaded again', async (_, damage) => {
+  const env = { MODEL: 'acme/external', MODEL_DTYPE: 'fp32', HF_ENDPOINT: hub.url, MODEL_PROCESSES: '1' };
+  await (await rig.worker(env)).stop();
+  expect(stored('acme/external').map((file) => file.split('/').at(-1))).toContain('model.onnx_data');
+  for (const file of stored('acme/external')) damage(file);
+  const worker = await rig.worker(env);
+  for (const file of stored('acme/external'))
+    expect(worker.output).toMatch(
+      new RegExp(`"file":"${file}".*damaged or incomplete; downloading it again`),
+    );
+});
+
+test('weights that are damaged but of the right size are named, removed and downloaded at the next start', async () => {
+  const env = { MODEL: 'acme/tiny', MODEL_DTYPE: 'fp32', HF_ENDPOINT: hub.url, MODEL_PROCESSES: '1' };
+  await (await rig.worker(env)).stop();
+  const [weights = ''] = stored('acme/tiny').filter((file) => file.endsWith('.onnx'));
+  writeFileSync(weights, Buffer.alloc(readFileSync(weights).length, '<html>'));
+  const worker = rig.spawn(join(root, 'apps/worker/dist/main.js'), env);
+  expect(await worker.exit()).toBe(1);
+  expect(worker.output).toContain(`${weights} was damaged; the next start downloads it again`);
+  await rig.worker(env);
+});
+
+test.each([
+  ['an HTML page instead of a file', Buffer.from('<!doctype html>')],
+  ['nothing', Buffer.alloc(0)],
+])('a download that gives %s is refused with its name', async (_, instead) => {
+  const env = { MODEL: 'acme/tiny', MODEL_DTYPE: 'fp32', HF_ENDPOINT: hub.url, MODEL_PROCESSES: '1' };
+  hub.instead.set('tokenizer.json', instead);
+  const worker = rig.spawn(join(root, 'apps/worker/dist/main.js'), env);
+  expect(await worker.exit()).toBe(1);
+  expect(worker.output).toMatch(/the download of tokenizer\.json is not the file that the Hub lists/);
+  hub.instead.clear();
+  await rig.worker(env);
+});
+
+test('the files of sentence-transformers come along, so that an embedding model needs no settings', async () => {
+  const env = {
+    ...rig.models([{ id: 'acme/sentence', task: 'feature-extraction', dtype: 'fp32', processes: 1 }]),
+    HF_ENDPOINT: hub.url,
+  };
+  const [{ url }, , key] = await Promise.all([rig.gateway(env), rig.worker(env), rig.key()]);
+  const [model] = await models(url, key);
+  expect(model).toMatchObject({ dimensions: 32, max_tokens: 48 });
+});
+
+test('the bundled model is loaded without a request to the Hub', async () => {
+  await rig.worker({ HF_ENDPOINT: hub.url });
+  expect(hub.requested).toEqual([]);
+});
+
+test('a model that cannot be loaded ends the worker with one line; requests get 503 at once', async () => {
+  const env = { MODEL: 'acme/nothing', HF_ENDPOINT: hub.url, LOG_LEVEL: 'info' };
   const worker = rig.spawn(join(root, 'apps/worker/dist/main.js'), env);
   expect(await worker.exit()).toBe(1);
   const lines = worker.output.split('\n').filter((line) => line.includes('"level":60'));
@@ -107,13 +198,13 @@ test('a model that cannot be loaded ends the worker with a line that says why; w
   );
 
   const [{ url }, key] = await Promise.all([rig.gateway(env), rig.key()]);
-  expect((await request(`${url}/ready`)).body).toEqual({ status: 'ready', workers: 0 });
+  expect((await request(`${url}/ready`)).body).toEqual({ status: 'ready', workers: 0, storage: 'ok' });
   const refused = await post(`${url}/predict`, key, { text: 'fine' });
   expect([refused.status, refused.body.code]).toEqual([503, 'no_worker']);
   expect(refused.ms).toBeLessThan(500);
 });
 
-test('a worker tells whoever watches it how it is, and a second one on the machine starts', async () => {
+test('a worker has health checks, and a second worker on the same machine starts', async () => {
   const env = { WORKER_ADMIN_PORT: '0', MODEL_PROCESSES: '1' };
   const first = await rig.worker(env);
   const { adminPort } = await first.ready();
@@ -132,11 +223,30 @@ test('a worker tells whoever watches it how it is, and a second one on the machi
 const models = async (url: string, key: string) =>
   (await request(`${url}/models`, { headers: { 'X-API-Key': key } })).body;
 
-test('what live workers say of the model is told', async () => {
+test('GET /models shows what live workers report', async () => {
   const [{ url }, key] = await Promise.all([rig.gateway(), rig.key()]);
-  const known = { id: 'minilm-l6-sst2', task: 'text-classification', revision: 'main', default: true };
+  const known = {
+    id: 'minilm-l6-sst2',
+    aliases: [],
+    task: 'text-classification',
+    parameters: expect.objectContaining({ type: 'object' }),
+    dimensions: null,
+    error: null,
+    revision: 'main',
+    default: true,
+    max_text_chars: 10_000,
+  };
   expect(await models(url, key)).toEqual([
-    { ...known, labels: null, max_tokens: null, dtype: null, runtime: null, batching: null, workers: 0 },
+    {
+      ...known,
+      labels: null,
+      max_tokens: null,
+      dtype: null,
+      runtime: null,
+      batching: null,
+      drift: null,
+      workers: 0,
+    },
   ]);
   expect((await request(`${url}/models`)).status).toBe(401);
   const worker = await rig.worker({ MODEL_PROCESSES: '1' });
@@ -152,6 +262,7 @@ test('what live workers say of the model is told', async () => {
       dtype: 'q8',
       runtime: `onnxruntime ${version}`,
       batching: true,
+      drift: 0,
       workers: 2,
     },
   ]);
@@ -159,13 +270,13 @@ test('what live workers say of the model is told', async () => {
   expect((await models(url, key))[0].workers).toBe(1);
 });
 
-test('a model whose scores change with the company of a text is not batched, and says so', async () => {
-  const remote = { MODEL: 'acme/dynamic', HF_ENDPOINT: hubUrl, MODEL_PROCESSES: '1' };
+test('a model whose scores change with batching is not batched, which the log and GET /models show', async () => {
+  const remote = { MODEL: 'acme/dynamic', HF_ENDPOINT: hub.url, MODEL_PROCESSES: '1' };
   const [{ url }, worker, key] = await Promise.all([rig.gateway(remote), rig.worker(remote), rig.key()]);
-  expect(worker.output).toContain(
-    'Scores of this model change with the company of a text: it is not batched',
-  );
-  expect((await models(url, key))[0]).toMatchObject({ batching: false, max_tokens: 128 });
+  expect(worker.output).toContain('Batching disabled: outputs change by more than 0.0001 with batching');
+  const [model] = await models(url, key);
+  expect(model).toMatchObject({ batching: false, max_tokens: 128 });
+  expect(model.drift).toBeGreaterThan(1e-4);
   const texts = [
     'good',
     'the plot was bad but i loved it',

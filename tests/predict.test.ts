@@ -16,7 +16,7 @@ afterAll(() => rig.close());
 
 const path = (route: string) => `${gateway.url}${route}`;
 
-test("label and score of each of 100 sentences equal the pipeline's own, and none is lost", async () => {
+test('100 simultaneous sentences have the labels and scores of the pipeline of transformers.js', async () => {
   const rows = readFileSync(join(root, 'tests/data/sst2-100.tsv'), 'utf8').trim().split('\n').slice(1);
   const sentences = rows.map((row) => row.split('\t')[0] ?? '');
   const direct = spawnSync(process.execPath, [join(root, 'tests/direct.mjs')], {
@@ -24,7 +24,7 @@ test("label and score of each of 100 sentences equal the pipeline's own, and non
     encoding: 'utf8',
   });
   const expected: { label: string; score: number }[] = JSON.parse(direct.stdout);
-  // All at once, so that they run in company.
+  // All at once, so that they share micro-batches.
   const answers = await Promise.all(sentences.map((text) => post(path('/predict'), key, { text })));
   expect(answers.map(({ status }) => status)).toEqual(sentences.map(() => 200));
   expect(answers.map(({ body }) => [body.text, body.sentiment, body.confidence])).toEqual(
@@ -35,7 +35,7 @@ test("label and score of each of 100 sentences equal the pipeline's own, and non
   expect(right).toBeGreaterThanOrEqual(80);
 });
 
-test('the three work routes answer as they are documented', async () => {
+test('the three work routes have the documented responses', async () => {
   const text = 'This product is amazing!';
   const predict = await post(path('/predict'), key, { text });
   expect(predict.body).toEqual({
@@ -53,10 +53,19 @@ test('the three work routes answer as they are documented', async () => {
   expect(comment.body).toEqual({ sentiment: 'POSITIVE' });
 });
 
-test('a text that is longer than the model takes is cut, and the answer says so', async () => {
+test('simultaneous requests with different parameters each get what they asked for', async () => {
+  const answers = await Promise.all(
+    Array.from({ length: 40 }, (_, i) =>
+      post(path('/analyze'), key, { text: `number ${i}`, top_k: 1 + (i % 2) }),
+    ),
+  );
+  expect(answers.map(({ body }) => body.sentiment.length)).toEqual(answers.map((_, i) => 1 + (i % 2)));
+});
+
+test('a text with too many tokens is cut, and the answer is marked as truncated', async () => {
   const long = await post(path('/predict'), key, { text: 'good '.repeat(2_000) });
   expect([long.status, long.body.truncated]).toEqual([200, true]);
-  // 510 words and the two special tokens are just not too many.
+  // 510 words and two special tokens are exactly the maximum.
   const fits = await post(path('/predict'), key, { text: 'good '.repeat(510) });
   expect([fits.status, 'truncated' in fits.body]).toEqual([200, false]);
   const cut = await post(path('/predict'), key, { text: 'good '.repeat(511) });
@@ -70,23 +79,23 @@ test.each([
   ['emoji', '👨‍👩‍👧‍👦 👍🏽'],
   ['ten thousand characters outside the BMP', '👍'.repeat(10_000)],
   ['a model by its name', 'fine'],
-])('%s are answered', async (what, text) => {
+])('a text is answered: %s', async (what, text) => {
   const body = what === 'a model by its name' ? { text, model: 'minilm-l6-sst2' } : { text };
   const answer = await post(path('/predict'), key, body);
   expect([answer.status, answer.body.text]).toEqual([200, text]);
 });
 
-test('a text has the same score alone and in company of very long and very short ones', async () => {
+test('a text has the same score alone and together with very long and very short ones', async () => {
   const text = 'A charming, flawed, and finally moving film.';
   const alone = await post(path('/analyze'), key, { text, top_k: 2 });
-  const company = ['ok', 'terrible '.repeat(300), text, 'x', 'so it goes '.repeat(40)];
+  const others = ['ok', 'terrible '.repeat(300), text, 'x', 'so it goes '.repeat(40)];
   const together = await Promise.all(
-    company.map((other) => post(path('/analyze'), key, { text: other, top_k: 2 })),
+    others.map((other) => post(path('/analyze'), key, { text: other, top_k: 2 })),
   );
   expect(together[2]?.body).toEqual(alone.body);
 });
 
-test('a body may come compressed', async () => {
+test('a body may be compressed', async () => {
   const { gzipSync } = await import('node:zlib');
   const answer = await request(path('/predict'), {
     method: 'POST',
@@ -100,7 +109,7 @@ test('a body may come compressed', async () => {
   expect(answer.status).toBe(200);
 });
 
-test("what is about the caller's key", async () => {
+test("/me and /items/ describe the caller's key", async () => {
   const own = await rig.key({ name: 'me', limits: [{ limit: 3, windowSeconds: 60 }], bulkLimit: 7 });
   await post(path('/predict'), own, { text: 'fine' });
   const me = await request(path('/me'), { headers: { 'X-API-Key': own } });
@@ -118,25 +127,25 @@ test("what is about the caller's key", async () => {
     { api_key: own },
     'no-store',
   ]);
-  // They cost nothing.
+  // They use no slot.
   expect((await request(path('/me'), { headers: { 'X-API-Key': own } })).body.limits[0].remaining).toBe(2);
 });
 
-test('what needs no key', async () => {
+test('health checks and the reference need no key', async () => {
   expect((await request(path('/health'))).body).toEqual({ status: 'ok' });
-  expect((await request(path('/ready'))).body).toEqual({ status: 'ready', workers: 1 });
+  expect((await request(path('/ready'))).body).toEqual({ status: 'ready', workers: 1, storage: 'ok' });
   const document = (await request(path('/openapi.json'))).body;
-  expect([document.openapi, Object.keys(document.paths).length]).toEqual(['3.1.0', 15]);
+  expect([document.openapi, Object.keys(document.paths).length]).toEqual(['3.1.0', 17]);
   const docs = await request(path('/docs'));
   expect(docs.headers.get('content-type')).toMatch(/text\/html/);
   for (const [, link] of docs.body.matchAll(/(?:src|href)="([^"]+)"/g)) {
-    // Nothing comes from elsewhere.
+    // Nothing is loaded from another origin.
     expect(link).toMatch(/^\/docs\/assets\//);
     expect((await fetch(path(link ?? ''))).status).toBe(200);
   }
 });
 
-test('the reference can be closed', async () => {
+test('the reference can be disabled', async () => {
   const closed = await rig.gateway({ PUBLIC_DOCS: 'false' });
   for (const route of ['/docs', '/openapi.json', '/docs/assets/swagger-ui.css']) {
     expect((await fetch(`${closed.url}${route}`)).status).toBe(404);

@@ -1,30 +1,34 @@
-import { spawnSync } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { expect, test } from '@jest/globals';
-import { settingRows, settingsSchema } from '@sluice/shared';
+import { describe, expect, test } from '@jest/globals';
+import { settingDocs, settingsSchema } from '@sluice/shared';
 import Ajv from 'ajv';
 import { parse } from 'yaml';
-import { root } from './harness.js';
+import { root, until } from './harness.js';
 
 const read = (file: string) => readFileSync(join(root, file), 'utf8');
 
-test('docker-compose.yml fits the Compose Specification', () => {
-  // ajv knows the draft that the schema names by another address, and goes by draft 7 anyway.
+test('docker-compose.yml is valid by the Compose Specification', () => {
+  // ajv does not know the schema's address of its draft, but uses the same draft by default.
   const { $schema, ...schema } = JSON.parse(read('node_modules/dclint/schemas/compose.schema.json'));
   const validate = new Ajv.default({ strict: false, validateFormats: false }).compile(schema);
   const compose = parse(read('docker-compose.yml'), { merge: true });
-  // Anchors may stand anywhere under x-; the specification has no word on what is in them.
+  // Anchors may be anywhere under x-, whose contents the specification does not define.
   expect(validate(compose) ? [] : validate.errors).toEqual([]);
   expect(validate({ ...compose, services: { redis: { imagee: 'redis' } } })).toBe(false);
 });
 
-test('docker-compose.yml runs what is in the image, with settings that exist', () => {
+test('docker-compose.yml runs existing files with existing settings', () => {
   const { services } = parse(read('docker-compose.yml'), { merge: true });
   const known = new Set(Object.keys(settingsSchema.shape));
-  for (const [name, service] of Object.entries<{ command: string[]; environment?: object }>(services)) {
+  for (const [name, service] of Object.entries<{ command: string[]; environment?: object; restart: string }>(
+    services,
+  )) {
     for (const variable of Object.keys(service.environment ?? {})) expect(known).toContain(variable);
     if (name === 'redis') continue;
+    expect(service.restart === 'unless-stopped' || name === 'keys').toBe(true);
     const [program, main = ''] = service.command;
     expect(program).toBe('node');
     expect(() => read(main)).not.toThrow();
@@ -32,8 +36,77 @@ test('docker-compose.yml runs what is in the image, with settings that exist', (
   expect(read('Dockerfile')).toMatch(/^USER node$/m);
 });
 
-test("the README's table of settings is that of the schema", () => {
-  const rows = settingRows().map(
+test('docker-compose.yml checks the admin ports, which do not speak TLS, and mounts certificates where they are read', () => {
+  const { gateway, worker } = parse(read('docker-compose.yml'), { merge: true }).services;
+  expect(gateway.healthcheck.test.join(' ')).toContain(
+    `http://127.0.0.1:${gateway.environment.ADMIN_PORT}/ready`,
+  );
+  expect(worker.healthcheck.test.join(' ')).toContain(
+    `http://127.0.0.1:${worker.environment.WORKER_ADMIN_PORT}/ready`,
+  );
+  for (const setting of ['TLS_CERT', 'TLS_KEY']) {
+    const [, path] = new RegExp(`^\\$\\{${setting}:\\+(.+)\\}$`).exec(gateway.environment[setting]) ?? [];
+    expect(gateway.volumes).toContain(`\${${setting}:-/dev/null}:${path}:ro`);
+  }
+});
+
+describe('the entrypoint of the image', () => {
+  const start = (...command: string[]) => {
+    const child = spawn(join(root, 'scripts/container.sh'), command, {
+      cwd: root,
+      stdio: 'pipe',
+    });
+    let output = '';
+    for (const stream of [child.stdout, child.stderr])
+      stream.on('data', (data) => {
+        output += data;
+      });
+    return { child, output: () => output, ended: once(child, 'close') };
+  };
+
+  test.each([0, 1, 7])('ends with the exit status of the app: %s', async (status) => {
+    const { ended } = start('sh', '-c', `exit ${status}`);
+    expect(await ended).toEqual([status, null]);
+  });
+
+  test('passes standard input on', async () => {
+    const { child, output, ended } = start('cat');
+    child.stdin.end('a text');
+    await ended;
+    expect(output()).toBe('a text');
+  });
+
+  test('passes SIGTERM on and waits for the drain', async () => {
+    const { child, output, ended } = start(
+      process.execPath,
+      '-e',
+      `process.on('SIGTERM', () => setTimeout(() => { console.log('drained'); process.exit(3); }, 300));
+       console.log('started');
+       setInterval(() => {}, 1_000);`,
+    );
+    await until('it has started', () => output().includes('started'));
+    child.kill('SIGTERM');
+    expect(await ended).toEqual([3, null]);
+    expect(output()).toContain('drained');
+  });
+
+  test('waits after exit status 78, until it is stopped', async () => {
+    const { child, output, ended } = start('sh', '-c', 'echo REDIS_URL: wrong; exit 78');
+    await until('it waits', () => output().includes('Waiting to be stopped'));
+    expect(child.exitCode).toBeNull();
+    child.kill('SIGTERM');
+    expect(await ended).toEqual([78, null]);
+  });
+});
+
+test('the Dockerfile copies the manifest of every workspace before it installs', () => {
+  const { workspaces } = JSON.parse(read('package.json'));
+  const [beforeInstall = ''] = read('Dockerfile').split('npm ci');
+  for (const folder of workspaces) expect(beforeInstall).toContain(`COPY ${folder}/package.json ${folder}/`);
+});
+
+test("the README's table of settings matches the schema", () => {
+  const rows = settingDocs().map(
     (row) =>
       `| \`${row.name}\` | ${row.default === '' ? '' : `\`${row.default}\``} | ${row.unit} | ${row.meaning} |`,
   );
@@ -45,16 +118,16 @@ test("the README's table of settings is that of the schema", () => {
   ]);
 });
 
-test('.env.example is that of the schema', () => {
-  const blocks = settingRows().map((row) => {
-    // What the machine or the reader decides is left empty.
+test('.env.example matches the schema', () => {
+  const blocks = settingDocs().map((row) => {
+    // A default that depends on the machine or the operator is left empty.
     const value = row.name in defaults() ? row.default : '';
     return `# ${row.meaning} (${row.unit}${value === '' && row.default !== '' ? `; default: ${row.default}` : ''})\n#${row.name}=${value}`;
   });
   expect(read('.env.example').trim().split('\n\n').slice(1)).toEqual(blocks);
 });
 
-/** The variables whose default stands in the schema as it is shown. */
+/** The variables whose default is in the schema. */
 function defaults(): Record<string, unknown> {
   return Object.fromEntries(
     Object.entries(settingsSchema.shape)
@@ -63,13 +136,13 @@ function defaults(): Record<string, unknown> {
   );
 }
 
-test('each test that SECURITY.md names is there', () => {
+test('each test that SECURITY.md names exists', () => {
   const { stdout } = spawnSync('git', ['ls-files', '*.test.ts'], { cwd: root, encoding: 'utf8' });
   const files = stdout.split('\n').filter(Boolean);
   const tests = files.map(read).join('\n').replaceAll("\\'", "'");
   const rows = read('SECURITY.md')
     .split('\n')
-    .filter((line) => /^\| (?!who |---)/.test(line));
+    .filter((line) => /^\| (?!attacker |---)/.test(line));
   expect(rows.length).toBeGreaterThan(10);
   for (const row of rows) {
     const name = row.split('|')[4]?.trim() ?? '';
@@ -80,7 +153,7 @@ test('each test that SECURITY.md names is there', () => {
   }
 });
 
-test('nothing in the repository names a registry host or an absolute path of a machine', () => {
+test('the lock file names no registry host', () => {
   expect(read('package-lock.json')).not.toMatch(/"resolved": "https?:/);
   expect(read('.npmrc')).toMatch(/^omit-lockfile-registry-resolved=true$/m);
 });

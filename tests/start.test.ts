@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from '@jest/globals';
 import { App, cliMain, isRunning, post, request, root, temporary, until } from './harness.js';
 
-/** `scripts/start.mjs` with a folder of its own, as `npm start` runs it. */
+/** Data folder of `scripts/start.mjs`, which `npm start` runs. */
 let folder: string;
 let started: App[];
 
@@ -23,13 +23,15 @@ function start(env: Record<string, string> = {}): App {
     ADMIN_PORT: '0',
     WORKER_ADMIN_PORT: '0',
     MODEL_PROCESSES: '1',
+    // One model starts faster than all of models.json.
+    MODEL: 'minilm-l6-sst2',
     ...env,
   });
   started.push(app);
   return app;
 }
 
-/** The curl that it prints, taken apart. */
+/** URL and key from the printed curl command. */
 async function curl(app: App): Promise<{ url: string; key: string }> {
   await until('it is ready', () => app.output.includes("-d '{"), 20_000);
   const [, url = ''] = /curl -X POST (\S+)\/predict/.exec(app.output) ?? [];
@@ -42,7 +44,7 @@ interface Found {
   command: string;
 }
 
-/** Every process started for a folder: apps by their environment, Redis (which overwrites its own) by its pid file. */
+/** All processes of a folder: apps by their environment, Redis (which overwrites its environment) by its pid file. */
 function processesOf(dataDir: string): Found[] {
   const redisPid = existsSync(join(dataDir, 'redis/redis.pid'))
     ? Number(readFileSync(join(dataDir, 'redis/redis.pid'), 'utf8'))
@@ -57,7 +59,7 @@ function processesOf(dataDir: string): Found[] {
         const environment = readFileSync(`/proc/${pid}/environ`, 'utf8').split('\0');
         return pid === redisPid || environment.includes(`DATA_DIR=${dataDir}`) ? [{ pid, command }] : [];
       } catch {
-        return []; // It ended while we looked.
+        return []; // It has ended in the meantime.
       }
     });
 }
@@ -66,12 +68,12 @@ const find = (word: string) => processesOf(folder).find(({ command }) => command
 
 function pidOf(word: string): number {
   const found = find(word);
-  if (found === undefined) throw new Error(`No process of the folder is ${word}`);
+  if (found === undefined) throw new Error(`No process of the folder matches ${word}`);
   return found.pid;
 }
 
-test('prints a curl that works as pasted, and keeps key, window and data over a restart', async () => {
-  const first = start();
+test('prints a working curl command, and keeps key, window and data over a restart', async () => {
+  const first = start({ MODEL: '' });
   const { url, key } = await curl(first);
   expect(key).toMatch(/^sk_/);
   expect(first.output.trimEnd().endsWith(`-d '{"text": "This product is amazing!"}'`)).toBe(true);
@@ -82,55 +84,75 @@ test('prints a curl that works as pasted, and keeps key, window and data over a 
     9,
   ]);
   expect(statSync(join(folder, 'dev-key')).mode & 0o777).toBe(0o600);
+  // The project's models.json has an embedding model too.
+  const vector = await post(`${url}/models/all-minilm-l6-v2`, key, { inputs: 'fine' });
+  expect([vector.status, vector.body.length]).toEqual([200, 384]);
 
   const twice = start();
   expect(await twice.exit()).toBe(1);
-  expect(twice.output).toMatch(/runs in this folder already/);
+  expect(twice.output).toMatch(/already runs in this folder/);
 
   first.child.kill('SIGINT');
   expect(await first.exit()).toBe(0);
-  await until('all of it has ended', () => processesOf(folder).length === 0);
+  await until('all processes have ended', () => processesOf(folder).length === 0);
 
-  const second = await curl(start());
+  const redisUrl = /Redis runs at (\S+);/.exec(first.output)?.[1];
+  const again = start();
+  const second = await curl(again);
   expect(second.key).toBe(key);
+  // Workers that were started beside it find its Redis again.
+  expect(again.output).toContain(`Redis runs at ${redisUrl};`);
   const after = await post(`${second.url}/predict`, key, { text: 'This product is amazing!' });
-  expect([after.status, after.body.requests_remaining]).toEqual([200, 8]);
+  expect([after.status, after.body.requests_remaining]).toEqual([200, 7]);
 });
 
-test('takes the development key that it is given', async () => {
+test('registers a supplied development key, on an address that only this machine reaches', async () => {
   const app = start({ SLUICE_DEV_KEY: "it's-a-secret" });
   const { url } = await curl(app);
-  // Quoted for the shell.
+  // The key is quoted for the shell.
   expect(app.output).toContain("-H 'X-API-Key: it'\\''s-a-secret'");
   expect((await post(`${url}/predict`, "it's-a-secret", { text: 'fine' })).status).toBe(200);
+  // Only this machine reaches it: 127.0.0.2 is another address of it.
+  await expect(fetch(`${url.replace('localhost', '127.0.0.2')}/health`)).rejects.toThrow('fetch failed');
+  expect(app.output).toContain('Only this machine can reach it; set HOST=0.0.0.0 for others');
   expect((await post(`${url}/predict`, 'wrong-key', { text: 'fine' })).body.detail).toBe('Invalid API key');
 });
 
-test('an app that is killed is started again, and nothing of it is left', async () => {
+test('HOST opens the API to other machines', async () => {
+  const app = start({ HOST: '0.0.0.0' });
+  const { url } = await curl(app);
+  expect((await fetch(`${url.replace('localhost', '127.0.0.2')}/health`)).status).toBe(200);
+  expect(app.output).not.toContain('Only this machine');
+});
+
+test('a killed app is restarted, and its child processes are ended', async () => {
   const { url, key } = await curl(start());
   const [worker, model] = [pidOf('worker/dist/main'), pidOf('model/process')];
   process.kill(model, 'SIGSTOP');
   process.kill(worker, 'SIGKILL');
-  await until('the stopped model process is gone', () => !isRunning(model), 2_000);
-  await until('another worker is there', () => ![undefined, worker].includes(find('worker/dist/main')?.pid));
+  await until('the paused model process is gone', () => !isRunning(model), 2_000);
+  await until(
+    'another worker has started',
+    () => ![undefined, worker].includes(find('worker/dist/main')?.pid),
+  );
 
   process.kill(pidOf('gateway/dist/main'), 'SIGKILL');
   process.kill(pidOf('redis-server'), 'SIGKILL');
-  // PORT is 0 here, so another gateway has another port.
+  // PORT is 0 here, so the new gateway has another port.
   await until(
     'another gateway listens',
-    () => (started[0]?.output.match(/The gateway listens/g)?.length ?? 0) >= 2,
+    () => (started[0]?.output.match(/Gateway listening/g)?.length ?? 0) >= 2,
   );
-  const ports = [...(started[0]?.output.matchAll(/The gateway listens \{"port":(\d+)/g) ?? [])];
+  const ports = [...(started[0]?.output.matchAll(/Gateway listening \{"port":(\d+)/g) ?? [])];
   const again = url.replace(/\d+$/, ports.at(-1)?.[1] ?? '');
   await until(
-    'it serves again',
+    'requests are served again',
     async () =>
       (await post(`${again}/predict`, key, { text: 'fine' }).catch(() => undefined))?.status === 200,
   );
 });
 
-test('killed hard, it leaves no process behind: not Redis, not a stopped model process', async () => {
+test('after SIGKILL no process is left, neither Redis nor a paused model process', async () => {
   const app = start();
   await curl(app);
   expect(
@@ -143,22 +165,22 @@ test('killed hard, it leaves no process behind: not Redis, not a stopped model p
   ).toEqual(['gateway', 'model/process', 'redis-server', 'start', 'watcher', 'worker/dist/main']);
   process.kill(pidOf('model/process'), 'SIGSTOP');
   app.child.kill('SIGKILL');
-  await until('nothing is left', () => processesOf(folder).length === 0, 15_000);
+  await until('no process is left', () => processesOf(folder).length === 0, 15_000);
 });
 
-test('a wrong setting or a port in use ends it with a line that says so', async () => {
+test('a wrong setting or a port in use stops the start with one line', async () => {
   const { url } = await curl(start());
   const other = join(folder, 'other');
   const taken = start({ DATA_DIR: other, PORT: new URL(url).port });
   expect(await taken.exit()).toBe(1);
-  expect(taken.output).toMatch(/PORT: \d+ is in use; set PORT to another/);
+  expect(taken.output).toMatch(/PORT: \d+ is in use; set PORT to another one/);
   const wrong = start({ DATA_DIR: other, STALL_SECONDS: 'soon' });
   expect(await wrong.exit()).toBe(1);
   expect(wrong.output).toMatch(/STALL_SECONDS: /);
-  await until('nothing is left', () => processesOf(other).length === 0);
+  await until('no process is left', () => processesOf(other).length === 0);
 });
 
-test('one worker more can be started beside it, and a lost development key is replaced', async () => {
+test('another worker can be started next to it, and a lost development key is replaced', async () => {
   const app = start();
   const { url } = await curl(app);
   const more = new App(process.execPath, [join(root, 'scripts/start.mjs'), 'worker'], {
@@ -170,7 +192,7 @@ test('one worker more can be started beside it, and a lost development key is re
   started.push(more);
   await until('two workers are ready', async () => (await request(`${url}/ready`)).body.workers === 2);
   await more.stop();
-  await until('one is left', async () => (await request(`${url}/ready`)).body.workers === 1);
+  await until('one worker is left', async () => (await request(`${url}/ready`)).body.workers === 1);
   await app.stop('SIGINT');
   rmSync(join(folder, 'dev-key'));
   const again = await curl(start());
@@ -178,18 +200,18 @@ test('one worker more can be started beside it, and a lost development key is re
 });
 
 test.each(['SIGINT', 'SIGKILL'] as const)(
-  '%s while Redis starts leaves nothing, and the next start works',
+  '%s while Redis starts leaves no process, and the next start works',
   async (signal) => {
     const app = start();
-    await until('Redis is there', () => existsSync(join(folder, 'redis/redis.pid')), 20_000);
+    await until('Redis has started', () => existsSync(join(folder, 'redis/redis.pid')), 20_000);
     app.child.kill(signal);
     await app.exit();
-    await until('nothing is left', () => processesOf(folder).length === 0, 15_000);
+    await until('no process is left', () => processesOf(folder).length === 0, 15_000);
     await curl(start());
   },
 );
 
-test('of several that find the lock of a dead one, one starts', async () => {
+test('of several starts that find the lock of a dead process, exactly one succeeds', async () => {
   writeFileSync(join(folder, 'start.pid'), '999999999');
   const all = Array.from({ length: 4 }, () => start());
   await Promise.any(all.map((app) => curl(app)));
@@ -204,7 +226,7 @@ test('the CLI finds the Redis of a running start', async () => {
   expect(JSON.parse(list.output)).toMatchObject([{ key_id: key.split('_')[1], status: 'live' }]);
 });
 
-test('a gateway alone starts in a fresh folder, and a token that was lost half-way is made again', async () => {
+test('a gateway alone starts in a new folder, and an empty token file is replaced', async () => {
   const { url } = await curl(start());
   const { redisUrl } = JSON.parse(readFileSync(join(folder, 'runtime.json'), 'utf8'));
   const other = join(folder, 'not/there/yet');

@@ -1,4 +1,4 @@
-"""The service of the FastAPI tutorial, made well: a key check, a window in the process, a model in the thread pool."""
+"""The service of the FastAPI tutorial in a good version: key check, rate limit in the process, model in the thread pool."""
 
 import json
 import os
@@ -27,7 +27,7 @@ class SentimentModel:
         self.tokenizer = Tokenizer.from_file(str(MODEL / "tokenizer.json"))
         self.tokenizer.enable_truncation(512)
         options = onnxruntime.SessionOptions()
-        # Requests run side by side in threads; more threads within one gain nothing.
+        # Requests run in parallel threads; several threads within one request would gain nothing.
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
         self.session = onnxruntime.InferenceSession(
@@ -56,7 +56,7 @@ class RateLimiter:
         self.times: dict[str, deque[float]] = {}
 
     def take(self, key: str) -> int | None:
-        """Places left after this request; None when there was none."""
+        """Free slots after this request; None if there was none."""
         now = time.monotonic()
         with self.lock:
             times = self.times.setdefault(key, deque())

@@ -1,5 +1,5 @@
-"""Makes tests/data/dynamic: a tiny text classifier whose activations are quantised as a batch comes, so that its scores
-change with the company of a text. Needs onnx, onnxruntime and numpy: python3 tests/data/dynamic.py"""
+"""Creates tests/data/dynamic: a tiny text classifier with dynamically quantised activations, so that its scores change
+with the other rows of a micro-batch. Needs onnx, onnxruntime and numpy: python3 tests/data/dynamic.py"""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ def weights(name: str, *shape: int, scale: float = 1.0) -> onnx.TensorProto:
 
 
 embedding = weights("embedding", len(VOCABULARY), HIDDEN)
-# Rows of various size: a text with a large one coarsens the quantisation of all that run with it.
+# Embeddings of various magnitude: a row with a large one makes the quantisation of the whole micro-batch coarser.
 scales = 10 ** random.uniform(-1, 1, (len(VOCABULARY), 1))
 embedding = numpy_helper.from_array((numpy_helper.to_array(embedding) * scales).astype(numpy.float32), "embedding")
 graph = helper.make_graph(

@@ -3,7 +3,7 @@ import { gzipSync } from 'node:zlib';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { post, Rig, request, until } from '../harness.js';
 
-/** A sample of so many seconds; without it all of it. */
+/** Runs a sample of this many seconds; 0 runs everything. */
 const sampleSeconds = Number(process.env.SECURITY_SECONDS || 0);
 const REQUESTS = 10_000;
 const AT_ONCE = 32;
@@ -15,7 +15,7 @@ beforeAll(async () => {
 });
 afterAll(() => rig.close());
 
-/** mulberry32: a small generator of numbers in [0, 1) that a seed repeats. */
+/** mulberry32: a small seeded generator of numbers in [0, 1). */
 function random(seed: number): () => number {
   let state = seed;
   return () => {
@@ -26,7 +26,7 @@ function random(seed: number): () => number {
   };
 }
 
-/** A hostile request, as bytes, and whether the connection is cut in the middle of it. */
+/** The bytes of a hostile request, and whether the connection is closed while it is sent. */
 function hostile(next: () => number, key: string): { bytes: Buffer; cut: boolean } {
   const pick = <T>(of: readonly T[]): T => of[Math.floor(next() * of.length)] as T;
   const bytes = (most: number) =>
@@ -116,7 +116,7 @@ function hostile(next: () => number, key: string): { bytes: Buffer; cut: boolean
         ]
       : []),
   ];
-  // Most keep to the form of HTTP, so that they come further.
+  // Most requests are valid HTTP, so that they get past the parser.
   const length = (
     next() < 0.85
       ? () => [`Content-Length: ${body.length}`]
@@ -140,7 +140,7 @@ function hostile(next: () => number, key: string): { bytes: Buffer; cut: boolean
   };
 }
 
-/** Sends bytes and resolves to the beginning of the answer, if one comes soon. */
+/** Sends bytes; resolves to the beginning of the response, if one arrives soon. */
 function send(port: number, { bytes, cut }: { bytes: Buffer; cut: boolean }): Promise<string> {
   return new Promise((resolve) => {
     let answer = '';
@@ -161,7 +161,7 @@ function send(port: number, { bytes, cut }: { bytes: Buffer; cut: boolean }): Pr
   });
 }
 
-test('after 10,000 hostile requests the service answers as before and has lost nothing', async () => {
+test('after 10,000 hostile requests the answers are the same and no job is lost', async () => {
   const { app, url } = await rig.gateway({ AUTH_FAILURES_PER_MINUTE: '10000000', LOG_LEVEL: 'error' });
   const worker = await rig.worker();
   const port = Number(new URL(url).port);
@@ -181,14 +181,14 @@ test('after 10,000 hostile requests the service answers as before and has lost n
       const answer = await send(port, hostile(next, attacker));
       const status = /^HTTP\/1\.1 (\d+)/.exec(answer)?.[1] ?? 'none';
       statuses.set(status, (statuses.get(status) ?? 0) + 1);
-      // Nothing of the inside in any answer, and 500 only where the model itself fails.
+      // No response contains internals, and 500 appears only if the model fails.
       expect(answer).not.toMatch(/node_modules|\/src\/|internal_error|at \w+ \(|redis:\/\//);
     }
   };
   await Promise.all(Array.from({ length: AT_ONCE }, attack));
   process.stdout.write(`${count} hostile requests, seed ${SEED}: ${JSON.stringify([...statuses].sort())}\n`);
   expect(count).toBeGreaterThan(sampleSeconds > 0 ? 500 : REQUESTS - 1);
-  // It was more than one wall that they met.
+  // The requests were refused by different checks.
   for (const status of ['200', '400', '401', '403', '404', '405', '413', '415', '422']) {
     expect(statuses.get(status) ?? 0).toBeGreaterThan(0);
   }
@@ -199,7 +199,7 @@ test('after 10,000 hostile requests the service answers as before and has lost n
   expect(after).toEqual(same);
   const headers = { 'X-API-Key': key, Accept: 'application/x-ndjson' };
   await until(
-    'the batch is finished',
+    'the job is finished',
     async () => (await request(`${url}/jobs/${id}`, { headers })).body.status === 'completed',
     60_000,
   );

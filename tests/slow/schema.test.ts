@@ -4,9 +4,9 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { Rig, root } from '../harness.js';
 
-/** A sample of so many seconds; without it all of it. */
+/** Runs a sample of this many seconds; 0 runs everything. */
 const sampleSeconds = Number(process.env.SECURITY_SECONDS || 0);
-/** It repeats what it does until its time is over. */
+/** Duration of the full run; schemathesis repeats its cases until then. */
 const FULL_SECONDS = 300;
 const folder = join(root, 'tests/slow/schemathesis');
 const python = join(folder, '.venv/bin/python');
@@ -25,7 +25,7 @@ beforeAll(async () => {
 }, 300_000);
 afterAll(() => rig?.close());
 
-test('schemathesis finds nothing that the reference does not say, with all its checks', async () => {
+test('schemathesis finds no response that the reference does not describe, with all checks', async () => {
   const { url } = await rig.gateway({ AUTH_FAILURES_PER_MINUTE: '10000000', LOG_LEVEL: 'warn' });
   await rig.worker();
   const key = await rig.key({
@@ -36,7 +36,7 @@ test('schemathesis finds nothing that the reference does not say, with all its c
     python,
     [
       ...['-m', 'schemathesis.cli', 'run', `${url}/openapi.json`, '-H', `X-API-Key: ${key}`],
-      // Ours stands for the built-in, which takes a job that was canceled for one that was erased.
+      // Replaced by our own check: the built-in one takes a canceled job for an erased one.
       ...['--checks', 'all', '--exclude-checks', 'use_after_free', '--seed', '1', '--continue-on-failure'],
       ...['--max-time', String(sampleSeconds || FULL_SECONDS)],
     ],
@@ -52,7 +52,7 @@ test('schemathesis finds nothing that the reference does not say, with all its c
     });
   }
   const code = await new Promise((resolve) => run.once('close', resolve));
-  // What it did, for whoever reads along.
+  // The summary, for the reader of the output.
   process.stdout.write(`${output.slice(code === 0 ? output.lastIndexOf('= SUMMARY =') - 40 : 0)}\n`);
   expect(code).toBe(0);
   expect(output).toMatch(/Test cases:\s+\d{3,} generated/);

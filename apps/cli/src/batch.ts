@@ -1,68 +1,131 @@
-import { createHash } from 'node:crypto';
-import { open, rename, rm } from 'node:fs/promises';
-import { extname } from 'node:path';
-import { type ItemBody, SluiceError } from '@sluice/client';
-import type { Command } from 'commander';
-import { asCsv, asNdjson, type BatchFile, readBatchFile } from './batchFile.js';
-import { CliError } from './cliError.js';
-import { summary, watch } from './jobs.js';
-import { connect, print, wantsJson } from './terminal.js';
+import { createHash, randomUUID } from 'node:crypto';
+import { access, constants, open, rename, rm, stat } from 'node:fs/promises';
+import { dirname, extname, resolve } from 'node:path';
+import { type BatchItem, ConnectionError, type JobResult, type Model, SluiceError } from '@sluice/client';
+import { json } from '@sluice/shared';
+import { taskNamed } from '@sluice/tasks';
+import { type Command, InvalidArgumentError, Option } from 'commander';
+import { z } from 'zod';
+import {
+  type BatchFile,
+  type FileFormat,
+  type FileRow,
+  fileFormats,
+  formatOf,
+  readAbout,
+  readBatchFile,
+} from './batchFile.js';
+import { CliError, systemReason, UsageError } from './cliError.js';
+import { DEFAULT_COLUMN, type FileResult, tableOf } from './delimited.js';
+import { watch } from './jobs.js';
+import { commandName, connect, wantsJson } from './terminal.js';
 
 interface BatchOptions {
   out?: string;
-  column: string;
-  model?: string;
+  format?: FileFormat;
+  encoding?: string;
+  column?: string;
+  delimiter?: string;
+  model?: string | undefined;
+  parameters?: Record<string, unknown> | undefined;
+  strict?: boolean;
+  new?: boolean;
 }
 
-const WRITE_AT_ONCE = 1_000;
-/** What a shell makes of SIGINT. */
+/** The task of the model that is used if none is named. */
+const DEFAULT_TASK = 'text-classification';
+/** Code of the error of a row whose text cannot be used. */
+const UNUSABLE = 'validation_failed';
+/** Results that are written at once. */
+const RESULTS_PER_WRITE = 1_000;
+/** Exit status after SIGINT, as shells set it. */
 const EXIT_INTERRUPTED = 130;
 
 /** Adds `batch`. */
 export function addBatchCommand(program: Command): void {
   const batch = program
     .command('batch')
-    .description('hand over a file of texts and wait for all answers')
-    .argument('<file>', 'txt (a text a line), csv, ndjson, or - for standard input')
-    .option('-o, --out <file>', 'where the answers go, as .csv or NDJSON; standard output without it')
-    .option('--column <name>', 'column of the texts in a csv file', 'text')
-    .option('--model <id>', 'a configured model; without it, the default')
-    .action(async (path: string, options: BatchOptions) => {
+    .description('submit a file of texts as a job and wait for all answers')
+    .argument('<file>', 'txt (one text per line), csv, tsv, json (a list), ndjson, or - for standard input')
+    .option('-o, --out <file>', 'file for the answers: .csv, .tsv or NDJSON (default: standard output)')
+    .addOption(
+      new Option('--format <format>', 'format of the file, if its name does not tell').choices(fileFormats),
+    )
+    .option('--encoding <label>', 'encoding of the file (default: UTF-8, or UTF-16 with a byte order mark)')
+    .option('--column <name>', `column with the texts in a csv or tsv file (default: "${DEFAULT_COLUMN}")`)
+    .option(
+      '--delimiter <character>',
+      'character between the fields of a csv or tsv file, such as ; or tab (default: by a sep= line or the header)',
+      delimiter,
+    )
+    .option('--model <id>', 'id or alias of a configured model (default: the first text classifier)')
+    .option('--parameters <json>', "parameters of the model's task, such as '{\"top_k\": 2}'", jsonObject)
+    .option('--strict', 'submit nothing if any row has no usable text')
+    .option('--new', 'submit a new job, even if this file has one already')
+    .action(async (path: string, given: BatchOptions) => {
+      const format = formatFor(path, given);
+      const options = { ...(await readAbout(path, format)), ...given };
+      if (options.out !== undefined) await checkWritable(options.out, path);
       const sluice = await connect();
-      const file = await readBatchFile(path, options.column);
-      if (file.items.length === 0) throw new CliError(`${path} has no texts`);
-      // The same texts again are the same job.
-      const idempotencyKey = `cli-${createHash('sha256')
-        .update(JSON.stringify([extname(path), options.column, options.model ?? '']))
-        .update(file.bytes)
-        .digest('hex')}`;
+      const models = await sluice.models();
+      const { model: wanted } = options;
+      const model = models.find(({ id, aliases, task, default: isDefault }) =>
+        wanted === undefined ? isDefault && task === DEFAULT_TASK : id === wanted || aliases.includes(wanted),
+      );
+      if (model === undefined) {
+        const ids = models.map(({ id }) => id).join(', ');
+        throw new CliError(
+          wanted === undefined
+            ? `The server has no model for ${DEFAULT_TASK}; set --model to one of: ${ids}`
+            : `The server has no model "${wanted}"; set --model to one of: ${ids}`,
+        );
+      }
+      const file = await readBatchFile(path, format, {
+        ...options,
+        maxTextChars: model.max_text_chars,
+        input: taskNamed(model.task).input,
+      });
+      if (model.workers === 0) {
+        const reason = model.error ? ` (${model.error})` : '';
+        process.stderr.write(`No live worker serves ${model.id}${reason}; the job will wait for one\n`);
+      }
+      const items = usableItems(path, file, options.strict === true);
       const interrupt = new AbortController();
       const onInterrupt = () => interrupt.abort();
       process.once('SIGINT', onInterrupt);
       let jobId: string | undefined;
       try {
         const accepted = await sluice
-          .batch(file.items, {
-            idempotencyKey,
+          .batch(items, {
+            idempotencyKey: options.new ? `cli-${randomUUID()}` : jobKey(items, model, options.parameters),
             signal: interrupt.signal,
-            ...(options.model === undefined ? {} : { model: options.model }),
+            model: model.id,
+            ...(options.parameters ? { parameters: options.parameters } : {}),
           })
           .catch((error: unknown) => {
-            throw inFile(error, path, file.lines);
+            throw errorInFile(error, path, file);
           });
         jobId = accepted.job_id;
         const job = await watch(sluice, jobId, wantsJson(batch), interrupt.signal);
-        await write(sluice.results(jobId, { signal: interrupt.signal }), options.out, file.table);
-        if (options.out !== undefined) print(batch, job, () => summary(job));
-        else if (!wantsJson(batch)) process.stderr.write(`${summary(job)}\n`);
-        if (job.status !== 'completed') process.exitCode = 1;
+        const results = inFile(file, sluice.results(jobId, { signal: interrupt.signal }));
+        const errors = await write(results, options.out, file);
+        if (options.out !== undefined && wantsJson(batch)) process.stdout.write(`${JSON.stringify(job)}\n`);
+        const reason = job.error ? ` (${job.error})` : '';
+        const counts = `${file.rows.length} rows, ${errors} with an error`;
+        (options.out === undefined || wantsJson(batch) ? process.stderr : process.stdout).write(
+          `${job.job_id}  ${job.status}: ${counts}${reason}\n`,
+        );
+        if (job.status !== 'completed' || errors > 0) process.exitCode = 1;
       } catch (error) {
-        if (!interrupt.signal.aborted) throw error;
+        if (!interrupt.signal.aborted) {
+          const isRemote = error instanceof ConnectionError || error instanceof SluiceError;
+          if (jobId === undefined || !isRemote) throw error;
+          throw new CliError(`${error.message.replace(/\.$/, '')}. ${hintOf(jobId, options)}`);
+        }
         process.stderr.write(
           jobId === undefined
-            ? 'The upload was cut off; nothing of it stays. Run the same command to begin again.\n'
-            : `The job goes on without you. To follow it again, run the same command, or: sluice job ${jobId} --watch\n` +
-                `To end it: sluice cancel ${jobId}\n`,
+            ? 'Upload interrupted; nothing of it was kept. Run the same command to start again.\n'
+            : `${hintOf(jobId, options)}\nTo cancel it: ${commandName()} cancel ${jobId}\n`,
         );
         process.exitCode = EXIT_INTERRUPTED;
       } finally {
@@ -71,46 +134,153 @@ export function addBatchCommand(program: Command): void {
     });
 }
 
-/** What the server says of an item, with the line of the file that it stands in. */
-function inFile(error: unknown, path: string, lines: readonly number[]): unknown {
-  const [first] = error instanceof SluiceError ? (error.errors ?? []) : [];
-  const index = /^\/(\d+)$/.exec(first?.pointer ?? '')?.[1];
-  const line = index === undefined ? undefined : lines[Number(index)];
-  return first === undefined || line === undefined
-    ? error
-    : new CliError(`${path}, line ${line}: ${first.detail}`);
+/** How to follow a job that continues. With `--new` the same command would submit another one. */
+function hintOf(jobId: string, options: BatchOptions): string {
+  const again = options.new ? '' : 'run the same command again, or: ';
+  return `The job continues. To follow it, ${again}${commandName()} job ${jobId} --watch`;
 }
 
-/** Writes results as they come; a file is there whole, or not at all. */
+/** @throws InvalidArgumentError */
+export function jsonObject(text: string): Record<string, unknown> {
+  const parsed = json(z.record(z.string(), z.unknown())).safeParse(text);
+  if (parsed.success) return parsed.data;
+  throw new InvalidArgumentError('It must be a JSON object.');
+}
+
+function delimiter(text: string): string {
+  const character = text === 'tab' || text === '\\t' ? '\t' : text;
+  if ([...character].length === 1 && !/["\r\n]/.test(character)) return character;
+  throw new InvalidArgumentError(
+    'It must be one character other than a double quote or a line end, or the word tab.',
+  );
+}
+
+/** The format of a file. @throws UsageError if it is unknown, or an option does not apply to it */
+function formatFor(
+  path: string,
+  { format = formatOf(path), column, delimiter: given }: BatchOptions,
+): FileFormat {
+  if (format === undefined) {
+    throw new UsageError(
+      `${path}: the file name does not show the format; set --format to one of ${fileFormats.join(', ')}`,
+    );
+  }
+  const option = column !== undefined ? '--column' : given !== undefined ? '--delimiter' : undefined;
+  if (option !== undefined && format !== 'csv' && format !== 'tsv') {
+    throw new UsageError(`${option} applies to csv and tsv files only; ${path} is read as ${format}`);
+  }
+  return format;
+}
+
+/** @throws CliError if a file cannot be created there, before any work is done; UsageError if it is the input */
+async function checkWritable(out: string, path: string): Promise<void> {
+  if (resolve(out) === resolve(path))
+    throw new UsageError(`${out} is the input; set another file for the answers`);
+  const existing = await stat(out).catch(() => undefined);
+  if (existing?.isDirectory()) throw new CliError(`Cannot write ${out}: it is a folder`);
+  await access(dirname(out), constants.W_OK).catch((error: unknown) => {
+    throw new CliError(`Cannot write ${out}: ${systemReason(error)}`);
+  });
+}
+
+/** The items of a file. @throws CliError if no row has a usable text, or with `strict` if any row has an unusable text */
+function usableItems(path: string, { rows }: BatchFile, strict: boolean): BatchItem[] {
+  const items = rows.flatMap(({ item }) => (item.usable ? [item.value] : []));
+  const [first] = rows.flatMap(({ place, item }) => (item.usable ? [] : [`${place}: ${item.reason}`]));
+  if (rows.length === 0) throw new CliError(`${path} has no texts`);
+  if (first !== undefined && (strict || items.length === 0)) {
+    const count = rows.length - items.length;
+    const remedy = strict ? '. Fix them, or leave out --strict' : '';
+    throw new CliError(
+      `${path}: rows without a usable text: ${count} of ${rows.length}, first ${first}${remedy}`,
+    );
+  }
+  return items;
+}
+
+/** The same items with the same model and parameters give the same job. */
+function jobKey(items: readonly BatchItem[], { id }: Model, parameters: unknown): string {
+  const hash = createHash('sha256').update(JSON.stringify([id, parameters ?? {}]));
+  for (const item of items) hash.update(`\n${JSON.stringify(item)}`);
+  return `cli-${hash.digest('hex')}`;
+}
+
+/** The server's error about an item, with the place of the item in the file. */
+function errorInFile(error: unknown, path: string, { rows }: BatchFile): unknown {
+  const [first] = error instanceof SluiceError ? (error.errors ?? []) : [];
+  const index = /^\/(\d+)/.exec(first?.pointer ?? '')?.[1];
+  const row = index === undefined ? undefined : rows.filter(({ item }) => item.usable)[Number(index)];
+  return first === undefined || row === undefined
+    ? error
+    : new CliError(`${path}, ${row.place}: ${first.detail}`);
+}
+
+/** Returns a result for each row of a file, in order: the result of its item, or the reason why its text is unusable. */
+async function* inFile({ rows }: BatchFile, results: AsyncGenerator<JobResult>): AsyncGenerator<FileResult> {
+  for (const [index, row] of rows.entries()) {
+    if (!row.item.usable) {
+      yield unusable(index, row, row.item.reason);
+      continue;
+    }
+    const next = await results.next();
+    if (next.done) throw new CliError('The server sent fewer results than the job has texts');
+    yield { ...next.value, index };
+  }
+}
+
+const unusable = (index: number, { id, text }: FileRow, reason: string): FileResult => ({
+  index,
+  ...(id === undefined ? {} : { id }),
+  ...(text === undefined ? {} : { text }),
+  error: { code: UNUSABLE, detail: reason },
+});
+
+/**
+ * Writes results, NDJSON as they arrive. A file is written under another name and renamed when it is complete.
+ * @returns the number of results with an error
+ */
 async function write(
-  results: AsyncIterable<ItemBody>,
+  results: AsyncIterable<FileResult>,
   out: string | undefined,
-  table: BatchFile['table'],
-): Promise<void> {
-  const csv = out !== undefined && extname(out).toLowerCase() === '.csv';
-  const fresh = out === undefined ? undefined : `${out}.${process.pid}`;
-  const file = fresh === undefined ? undefined : await open(fresh, 'w');
-  let first = true;
-  let waiting: ItemBody[] = [];
-  const flush = async () => {
-    const text = csv ? asCsv(waiting, table, first) : asNdjson(waiting);
-    first = false;
-    waiting = [];
+  { table, bom }: BatchFile,
+): Promise<number> {
+  const kind = extname(out ?? '').toLowerCase();
+  const isTable = kind === '.csv' || kind === '.tsv';
+  const temporary = out === undefined ? undefined : `${out}.${process.pid}`;
+  const file = temporary === undefined ? undefined : await open(temporary, 'w');
+  let errors = 0;
+  let unwritten: FileResult[] = [];
+  const put = async (text: string) => {
     if (file) await file.appendFile(text);
     else if (!process.stdout.write(text))
       await new Promise((resolve) => process.stdout.once('drain', resolve));
   };
+  const flush = async () => {
+    const text = unwritten.map((result) => `${JSON.stringify(result)}\n`).join('');
+    unwritten = [];
+    await put(text);
+  };
   try {
     for await (const result of results) {
-      waiting.push(result);
-      if (waiting.length === WRITE_AT_ONCE) await flush();
+      if (result.error) errors++;
+      unwritten.push(result);
+      // Whether a table has a column for truncation is only known at the end.
+      if (!isTable && unwritten.length === RESULTS_PER_WRITE) await flush();
     }
-    if (waiting.length > 0) await flush();
+    if (isTable) await put(tableOf(unwritten, table, delimiterFor(kind, table), bom));
+    else if (unwritten.length > 0) await flush();
     await file?.close();
-    if (fresh !== undefined && out !== undefined) await rename(fresh, out);
+    if (temporary !== undefined && out !== undefined) await rename(temporary, out);
+    return errors;
   } catch (error) {
     await file?.close().catch(() => {});
-    if (fresh !== undefined) await rm(fresh, { force: true });
+    if (temporary !== undefined) await rm(temporary, { force: true });
     throw error;
   }
+}
+
+/** A csv file keeps the delimiter of its input, as the program that wrote the input expects it. */
+function delimiterFor(kind: string, table: BatchFile['table']): string {
+  if (kind === '.tsv') return '\t';
+  return table === undefined || table.delimiter === '\t' ? ',' : table.delimiter;
 }

@@ -10,8 +10,8 @@ const UNITS = new Map([
 ]);
 
 /**
- * Milliseconds of a duration such as `90d`, `24h`, `30m` or `45s`, up to ten years.
- * @throws RangeError that says how to write one
+ * Parses a duration such as `90d`, `24h`, `30m` or `45s`, up to ten years, to milliseconds.
+ * @throws RangeError that shows valid durations
  */
 export function parseDuration(text: string): number {
   const [, count, unit] = /^(\d{1,9})([smhdw])$/.exec(text) ?? [];

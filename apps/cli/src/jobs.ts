@@ -1,21 +1,21 @@
-import type { JobBody, Sluice } from '@sluice/client';
+import { type JobBody, type Sluice, SluiceError } from '@sluice/client';
 import { SingleBar } from 'cli-progress';
 import type { Command } from 'commander';
 import { CliError } from './cliError.js';
 import { table } from './table.js';
-import { connect, print, wantsJson } from './terminal.js';
+import { commandName, connect, print, wantsJson } from './terminal.js';
 
 /** Adds `jobs`, `job` and `cancel`. */
 export function addJobsCommands(program: Command): void {
   const jobs = program
     .command('jobs')
-    .description('own jobs, newest first')
+    .description('list the jobs of the key, newest first')
     .action(async () => {
       const found: JobBody[] = [];
       for await (const job of (await connect()).jobs()) found.push(job);
       print(jobs, found, () =>
         found.length === 0
-          ? 'No jobs: sluice batch FILE'
+          ? `No jobs. Submit one with: ${commandName()} batch FILE`
           : table(
               ['ID', 'STATUS', 'DONE', 'TOTAL', 'ERRORS', 'CREATED'],
               found.map((job) => [
@@ -32,40 +32,44 @@ export function addJobsCommands(program: Command): void {
 
   const job = program
     .command('job')
-    .description('status of a job')
+    .description('show the status of a job')
     .argument('<id>')
-    .option('--watch', 'until it has ended')
-    .action(async (id: string, { watch: toEnd }: { watch?: boolean }) => {
+    .option('--watch', 'follow it until it has ended')
+    .action(async (id: string, { watch: untilEnd }: { watch?: boolean }) => {
       const sluice = await connect();
-      const found = toEnd ? await watch(sluice, id, wantsJson(job)) : await sluice.job(id);
+      const found = await (untilEnd ? watch(sluice, id, wantsJson(job)) : sluice.job(id)).catch(
+        unknownJob(id),
+      );
       print(job, found, () => summary(found));
     });
 
   const cancel = program
     .command('cancel')
-    .description('cancel a job that is unfinished')
+    .description('cancel an unfinished job')
     .argument('<id>')
     .action(async (id: string) => {
-      const sluice = await connect();
-      const before = await sluice.job(id);
-      if (['completed', 'failed', 'canceled'].includes(before.status)) {
-        throw new CliError(`The job has ended already: ${before.status}`);
-      }
-      const ended = (await sluice.end(id)) ?? before;
-      print(cancel, ended, () => summary(ended));
+      const job = await (await connect()).cancel(id).catch(unknownJob(id));
+      print(cancel, job, () => summary(job));
+      if (job.status !== 'canceled') throw new CliError(`The job has already ended: ${job.status}`);
     });
 }
 
-/** A line with the counts of a job. */
-export function summary(job: JobBody): string {
-  const counts = `${job.completed + job.failed} of ${job.total} texts, ${job.failed} with an error`;
-  return `${job.job_id}  ${job.status}: ${counts}${job.error ? ` (${job.error})` : ''}`;
+/** Says which job is not found. */
+const unknownJob = (id: string) => (error: unknown) => {
+  const unknown = error instanceof SluiceError && error.status === 404;
+  throw unknown ? new CliError(`No job of this key has the id ${id}`) : error;
+};
+
+/** One line with the status and counts of a job. */
+function summary(job: JobBody): string {
+  const done = `${job.completed + job.failed} of ${job.total} texts, ${job.failed} with an error`;
+  return `${job.job_id}  ${job.status}: ${done}${job.error ? ` (${job.error})` : ''}`;
 }
 
 /**
- * Follows a job to its end, with a progress bar on a terminal.
- * @param quiet without the bar
- * @returns the job as it ended
+ * Follows a job until it has ended, with a progress bar on a terminal.
+ * @param quiet without the progress bar
+ * @returns the ended job
  */
 export async function watch(
   sluice: Sluice,
@@ -83,26 +87,26 @@ export async function watch(
           stream: process.stderr,
         });
   const startedMs = performance.now();
-  let begun = 0;
+  let doneAtStart = 0;
   try {
     let last: JobBody | undefined;
     for await (const job of sluice.events(jobId, signal ? { signal } : {})) {
       const done = job.completed + job.failed;
       if (last === undefined) {
-        begun = done;
+        doneAtStart = done;
         bar?.start(job.total, done, { pace: '' });
       }
       last = job;
-      bar?.update(done, { pace: pace(done - begun, job.total - done, performance.now() - startedMs) });
+      bar?.update(done, { pace: pace(done - doneAtStart, job.total - done, performance.now() - startedMs) });
     }
-    if (last === undefined) throw new CliError('The job told nothing of itself');
+    if (last === undefined) throw new CliError('The server sent no status of the job');
     return last;
   } finally {
     bar?.stop();
   }
 }
 
-/** Texts a second, and the time left at that. */
+/** Texts per second, and the remaining time at this rate. */
 function pace(done: number, left: number, elapsedMs: number): string {
   if (done <= 0) return '';
   const perSecond = done / (elapsedMs / 1000);

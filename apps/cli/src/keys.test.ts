@@ -1,8 +1,9 @@
-import { spawn } from 'node:child_process';
-import { readFileSync, statSync, writeFileSync } from 'node:fs';
+import { spawn, spawnSync } from 'node:child_process';
+import { chmodSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
-import { cliMain, Rig } from '../../../tests/harness.js';
+import { isLive, Keyring, keyIdOf } from '@sluice/shared';
+import { cliMain, Rig, root } from '../../../tests/harness.js';
 
 let rig: Rig;
 beforeAll(async () => {
@@ -10,7 +11,7 @@ beforeAll(async () => {
 });
 afterAll(() => rig.close());
 
-/** Runs `sluice`; resolves to what it prints and its exit status. */
+/** Runs `sluice`; resolves to its output and exit status. */
 function sluice(args: string[], env: Record<string, string> = {}) {
   return new Promise<{ code: number | null; out: string; err: string }>((resolve) => {
     const child = spawn(process.execPath, [cliMain, ...args], {
@@ -27,7 +28,7 @@ function sluice(args: string[], env: Record<string, string> = {}) {
   });
 }
 
-test('create, list and revoke', async () => {
+test('keys can be created, listed and revoked', async () => {
   const options = ['--limit', '5', '--window', '10', '--bulk', '0', '--scope', 'predict', '--expires', '90d'];
   const created = await sluice(['keys', 'create', '--name', 'acme', ...options, '--json']);
   const key = JSON.parse(created.out);
@@ -46,12 +47,15 @@ test('create, list and revoke', async () => {
   expect(listed.out).toMatch(new RegExp(`${key.key_id} +live +predict +5/10s .* acme`));
   expect(listed.out).not.toContain(key.key);
 
+  const forever = await sluice(['keys', 'update', key.key_id, '--expires', 'never', '--json']);
+  expect(JSON.parse(forever.out)).toMatchObject({ status: 'live', expires_at: null });
+
   const revoked = await sluice(['keys', 'revoke', key.key_id]);
   expect([revoked.code, revoked.out]).toEqual([0, `Revoked ${key.key_id} (acme)\n`]);
   expect(JSON.parse((await sluice(['--json', 'keys', 'list'])).out)).toMatchObject([{ status: 'revoked' }]);
 });
 
-test('ensure makes a key once, keeps it private, and replaces one that was revoked', async () => {
+test('ensure creates a key once, stores it privately, and replaces a revoked one', async () => {
   const file = join(rig.folder, 'keys/first');
   const ensure = ['keys', 'ensure', '--name', 'first', '--key-file', file];
   const both = await Promise.all([sluice(ensure), sluice(ensure)]);
@@ -69,13 +73,13 @@ test('ensure makes a key once, keeps it private, and replaces one that was revok
     true,
   ]);
 
-  // The name has a key, whose secret is not where we look.
+  // The name has a key, but the file does not contain its secret.
   const lost = await sluice(['keys', 'ensure', '--name', 'first', '--key-file', `${file}.other`]);
   expect([lost.code, lost.out]).toEqual([1, '']);
-  expect(lost.err).toMatch(/does not hold its secret/);
+  expect(lost.err).toMatch(/does not contain its secret/);
 
-  // A file that is restored into an empty Redis is registered again.
-  writeFileSync(`${file}.restored`, 'sk_0123456789ab_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\n');
+  // The key of a restored file is registered again.
+  writeFileSync(`${file}.restored`, 'sk_0123456789ab_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\n', { mode: 0o600 });
   const restored = await sluice([
     'keys',
     'ensure',
@@ -88,8 +92,8 @@ test('ensure makes a key once, keeps it private, and replaces one that was revok
   expect(JSON.parse(restored.out)).toMatchObject({ key_id: '0123456789ab', status: 'live' });
 });
 
-test('a file that holds no key is refused in a line', async () => {
-  writeFileSync(join(rig.folder, 'odd'), 'hello\nworld');
+test('a file without a key is refused with one line', async () => {
+  writeFileSync(join(rig.folder, 'odd'), 'hello\nworld', { mode: 0o600 });
   for (const file of [join(rig.folder, 'odd'), rig.folder]) {
     const { code, out, err } = await sluice(['keys', 'ensure', '--name', 'odd', '--key-file', file]);
     expect([code, out, err.trim().split('\n').length]).toEqual([1, '', 1]);
@@ -100,24 +104,68 @@ test.each([
   [['keys', 'create'], /--name/],
   [['keys', 'create', '--name', ' '], /--name/],
   [['keys', 'create', '--name', 'x', '--limit', '0'], /--limit/],
-  [['keys', 'create', '--name', 'x', '--window', '5'], /each --window goes with a --limit/],
+  [['keys', 'create', '--name', 'x', '--window', '5'], /each --window needs a --limit/],
   [['keys', 'create', '--name', 'x', '--scope', 'all'], /predict and batch/],
   [['keys', 'create', '--name', 'x', '--expires', 'soon'], /45s, 30m, 24h, 90d or 2w/],
   [['keys', 'create', '--name', 'x', '--expires', '999999999w'], /up to ten years/],
   [['keys', 'create', '--name', 'x', '--limit', '5', '--window', '9007199254740991'], /31536000/],
+  [['keys', 'usage', 'nobody'], /12 hex digits/],
   [['keys', 'frobnicate'], /unknown command/],
-])('%j is wrong use', async (args, message) => {
+])('%j is a usage error', async (args, message) => {
   const { code, out, err } = await sluice(args);
   expect([code, out]).toEqual([2, '']);
   expect(err).toMatch(message);
 });
 
-test('what fails says why, without the password of a Redis', async () => {
-  expect(await sluice(['keys', 'revoke', 'nobody'])).toMatchObject({
+test('errors name the reason, but not the password of Redis', async () => {
+  expect(await sluice(['keys', 'revoke', 'ffffffffffff'])).toMatchObject({
     code: 1,
-    err: 'sluice: No key has the id nobody\n',
+    err: 'sluice: No key has the id ffffffffffff\n',
   });
   const away = await sluice(['keys', 'list'], { REDIS_URL: 'redis://:hunter2@127.0.0.1:9' });
   expect(away.code).toBe(1);
   expect(away.err).toMatch(/redis:\/\/\*\*\*@127\.0\.0\.1:9 does not answer/);
+});
+
+test('of the development keys of a folder only the one in use is live; an earlier one can be used again', async () => {
+  const DATA_DIR = join(rig.folder, 'development');
+  const use = async (supplied?: string) => {
+    const env = { DATA_DIR, ...(supplied === undefined ? {} : { SLUICE_DEV_KEY: supplied }) };
+    const { out, err } = await sluice(['keys', 'development', '--json'], env);
+    return err === '' ? (JSON.parse(out) as { key: string; key_id: string }) : err;
+  };
+  const keyring = new Keyring(rig.redis);
+  const isUsable = async (key: string) => {
+    const record = await keyring.find(key, Date.now());
+    return record !== undefined && isLive(record, Date.now());
+  };
+  const generated = ((await use()) as { key: string }).key;
+  for (const [supplied, live] of [
+    ['first-development-key', 'first-development-key'],
+    ['second-development-key', 'second-development-key'],
+    ['first-development-key', 'first-development-key'],
+    [undefined, generated],
+  ] as const) {
+    expect(await use(supplied)).toMatchObject({ key: live });
+    for (const key of ['first-development-key', 'second-development-key', generated])
+      expect([key, await isUsable(key)]).toEqual([key, key === live]);
+  }
+  await keyring.revoke(keyIdOf('second-development-key'), Date.now());
+  expect(await use('second-development-key')).toMatch(/SLUICE_DEV_KEY: this key was revoked/);
+});
+
+test('a key file that other users can read is refused with the command to protect it', async () => {
+  const file = join(rig.folder, 'open.key');
+  const ensure = ['keys', 'ensure', '--name', 'open', '--key-file', file];
+  const { out } = await sluice(ensure);
+  chmodSync(file, 0o644);
+  const refused = await sluice(ensure);
+  expect([refused.code, refused.err]).toEqual([
+    1,
+    `sluice: ${file} can be read by other users of this machine; run: chmod 600 ${file}\n`,
+  ]);
+  chmodSync(file, 0o600);
+  expect((await sluice(ensure)).out).toBe(out);
+  const { status } = spawnSync('git', ['check-ignore', 'first.key'], { cwd: root });
+  expect(status).toBe(0);
 });

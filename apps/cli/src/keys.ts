@@ -1,5 +1,9 @@
+import { randomBytes } from 'node:crypto';
+import { hostname, userInfo } from 'node:os';
+import { join } from 'node:path';
 import {
   type KeyBody,
+  keyIdSchema,
   keyNameSchema,
   limitsSchema,
   MAX_COUNT,
@@ -11,7 +15,10 @@ import {
   connectRedis,
   createLog,
   isLive,
+  isStorageFull,
+  isWrongSetting,
   type KeyChanges,
+  type KeyEvent,
   KeyNotLive,
   type KeyRecord,
   Keyring,
@@ -19,17 +26,23 @@ import {
   keyBody,
   type Limit,
   makeKey,
+  readSettings,
+  recordKeyChange,
   redactUrls,
   redisTimeMs,
+  requireDatabase,
   Usage,
 } from '@sluice/shared';
 import { type Command, InvalidArgumentError } from 'commander';
 import type { Redis } from 'ioredis';
-import { CliError } from './cliError.js';
+import { CliError, UsageError } from './cliError.js';
 import { parseDuration } from './duration.js';
-import { readKeyFile, writeKeyFile } from './keyFile.js';
+import { readKeyFile, readText, replaceKeyFile, writeKeyFile } from './keyFile.js';
 import { table } from './table.js';
-import { print, redisUrl } from './terminal.js';
+import { commandName, print, redisUrl } from './terminal.js';
+
+/** Expiry of a key that never expires. commander would turn null into an empty string. */
+const NEVER = 'never';
 
 interface KeyOptions {
   name?: string;
@@ -37,134 +50,143 @@ interface KeyOptions {
   window?: number[];
   bulk?: number;
   scope?: Scope[];
-  expires?: number | null;
+  /** In milliseconds. */
+  expires?: number | typeof NEVER;
 }
 
-/** The options that say what a key may do. */
+/** Adds the options for what a key may do. */
 function addKeyOptions(command: Command): Command {
   return command
-    .option('--limit <requests>', 'own rate limit: requests in a window; may come again', collect(positive))
-    .option(
-      '--window <seconds>',
-      'length of the window of the --limit before it (default 60)',
-      collect(windowSeconds),
-    )
-    .option('--bulk <texts>', 'how many texts may wait in unfinished batches (default 100000)', notNegative)
-    .option('--scope <scopes>', 'predict, batch, or both (default)', scopes);
+    .option('--limit <requests>', 'rate limit: requests per window; may be repeated', collect(positive))
+    .option('--window <seconds>', 'window of the preceding --limit (default: 60)', collect(windowSeconds))
+    .option('--bulk <texts>', 'how many texts may wait in unfinished jobs (default: 100000)', notNegative)
+    .option('--scope <scopes>', 'predict, batch, or both (default: both)', scopes);
 }
 
 /** Adds `keys create|list|update|revoke|rotate|usage|ensure`. */
 export function addKeysCommands(program: Command): void {
-  const keys = program.command('keys').description('API keys');
+  const keys = program.command('keys').description('manage API keys');
 
   addKeyOptions(
     keys
       .command('create')
-      .description('make a key and show it, once')
+      .description('create a key and show it once')
       .requiredOption('--name <name>', 'for people; need not be unique', keyName),
   )
-    .option('--expires <duration>', 'after 90d, 24h, 30m …', duration)
+    .option(
+      '--expires <duration>',
+      'expiry, such as 90d, 24h or 30m, or never (default: never)',
+      durationOrNever,
+    )
     .action(async (options: KeyOptions & { name: string }) => {
       const limits = limitsOf(keys, options);
-      await withKeyring(async (keyring, nowMs) => {
+      await withKeyring(async (keyring, nowMs, redis) => {
         const key = makeKey();
         const expiresAtMs = typeof options.expires === 'number' ? nowMs + options.expires : undefined;
         const record = await keyring.register(
           key,
-          { name: options.name, ...mayDo(options, limits), expiresAtMs },
+          { name: options.name, ...fieldsOf(options, limits), expiresAtMs },
           nowMs,
         );
         print(
           keys,
           { key, ...keyBody(record, nowMs) },
-          () => `${key}\nKeep it: only its hash is stored. Its id is ${record.id}.`,
+          () => `${key}\nKeep it safe: only its hash is stored. Its id is ${record.id}.`,
         );
+        await recordChange(redis, 'Key created', record.id);
       });
     });
 
   addKeyOptions(
     keys
       .command('update')
-      .description('change what a key may do; the next request goes by it')
-      .argument('<id>', 'key id, as `keys list` shows it')
+      .description('change what a key may do; the next request sees it')
+      .argument('<id>', 'key id, as shown by `keys list`', keyId)
       .option('--name <name>', 'for people; need not be unique', keyName),
   )
-    .option('--expires <duration>', 'after 90d, 24h, 30m … from now, or never', durationOrNever)
+    .option('--expires <duration>', 'expiry from now, such as 90d, 24h or 30m, or never', durationOrNever)
     .action(async (id: string, options: KeyOptions) => {
       const limits = limitsOf(keys, options);
-      await withKeyring(async (keyring, nowMs) => {
+      await withKeyring(async (keyring, nowMs, redis) => {
         const changes: KeyChanges = {
           ...(options.name === undefined ? {} : { name: options.name }),
-          ...mayDo(options, limits),
+          ...fieldsOf(options, limits),
           ...(options.expires === undefined
             ? {}
-            : { expiresAtMs: options.expires === null ? null : nowMs + options.expires }),
+            : { expiresAtMs: options.expires === NEVER ? null : nowMs + options.expires }),
         };
-        if (Object.keys(changes).length === 0) keys.error('error: nothing to change', { exitCode: 2 });
-        const record = known(id, await keyring.update(id, changes));
+        if (Object.keys(changes).length === 0)
+          keys.error('error: nothing to change; set at least one option', { exitCode: 2 });
+        const record = found(id, await keyring.update(id, changes));
+        await recordChange(redis, 'Key changed', id);
         print(keys, keyBody(record, nowMs), () => keyTable([keyBody(record, nowMs)]));
       });
     });
 
   keys
     .command('list')
-    .description('all keys, without their secrets')
+    .description('list all keys, without their secrets')
     .action(() =>
       withKeyring(async (keyring, nowMs) => {
-        const { records: found, unreadable } = await keyring.list();
-        const records = found.map((record) => keyBody(record, nowMs));
-        for (const id of unreadable) process.stderr.write(`sluice: the record of ${id} cannot be read\n`);
+        const { records: all, unreadable } = await keyring.list();
+        const records = all.map((record) => keyBody(record, nowMs));
+        for (const id of unreadable)
+          process.stderr.write(`sluice: skipped the malformed record of key ${id}\n`);
         print(keys, records, () =>
-          records.length === 0 ? 'No keys yet: sluice keys create --name …' : keyTable(records),
+          records.length === 0
+            ? `No keys. Create one with: ${commandName()} keys create --name NAME`
+            : keyTable(records),
         );
       }),
     );
 
   keys
     .command('revoke')
-    .description('end a key, at once and for good')
-    .argument('<id>', 'key id, as `keys list` shows it')
+    .description('revoke a key, at once and permanently')
+    .argument('<id>', 'key id, as shown by `keys list`', keyId)
     .action((id: string) =>
-      withKeyring(async (keyring, nowMs) => {
-        const record = known(id, await keyring.revoke(id, nowMs));
+      withKeyring(async (keyring, nowMs, redis) => {
+        const { record, revoked } = found(id, await keyring.revoke(id, nowMs));
+        if (revoked) await recordChange(redis, 'Key revoked', id);
         print(keys, keyBody(record, nowMs), () => `Revoked ${record.id} (${record.name})`);
       }),
     );
 
   keys
     .command('rotate')
-    .description('give a key a new secret and show it, once; id, limits and jobs stay')
-    .argument('<id>', 'key id, as `keys list` shows it')
+    .description('give a key a new secret and show it once; its id, limits and jobs stay')
+    .argument('<id>', 'key id, as shown by `keys list`', keyId)
     .option(
       '--grace <duration>',
-      'the old secret is good for 24h, 30m … more (default: it ends at once)',
+      'how long the old secret stays valid, such as 24h (default: it ends at once)',
       duration,
     )
     .action((id: string, { grace = 0 }: { grace?: number }) =>
-      withKeyring(async (keyring, nowMs) => {
-        const { key, record } = known(id, await keyring.rotate(id, grace, nowMs));
+      withKeyring(async (keyring, nowMs, redis) => {
+        const { key, record } = found(id, await keyring.rotate(id, grace, nowMs));
         const body = keyBody(record, nowMs);
         const until = body.previous_secret_until;
         print(
           keys,
           { key, ...body },
           () =>
-            `${key}\nKeep it: only its hash is stored. The old secret ${until ? `is good until ${until}` : 'has ended'}.`,
+            `${key}\nKeep it safe: only its hash is stored. The old secret ${until ? `is valid until ${until}` : 'is not valid any more'}.`,
         );
+        await recordChange(redis, 'Key rotated', id);
       }),
     );
 
   keys
     .command('usage')
-    .description('what was done with a key, by day (UTC), for up to 90 days')
-    .argument('<id>', 'key id, as `keys list` shows it')
+    .description('show the usage of a key by day (UTC), for up to 90 days')
+    .argument('<id>', 'key id, as shown by `keys list`', keyId)
     .action((id: string) =>
       withKeyring(async (keyring, _nowMs, redis) => {
-        known(id, await keyring.read(id));
+        found(id, await keyring.read(id));
         const days = await new Usage(redis).read(id);
         print(keys, { key_id: id, days }, () =>
           days.length === 0
-            ? 'Nothing was done with this key in the last 90 days'
+            ? 'No usage of this key in the last 90 days'
             : table(
                 ['DATE', 'REQUESTS', 'TEXTS', 'REFUSED'],
                 days.map((day) => [day.date, ...[day.requests, day.texts, day.refused].map(String)]),
@@ -174,64 +196,134 @@ export function addKeysCommands(program: Command): void {
     );
 
   keys
+    .command('development', { hidden: true })
+    .description('register the development key of this folder, for npm start')
+    .action(() =>
+      withKeyring(async (keyring, nowMs, redis) => {
+        const { SLUICE_DEV_KEY, DATA_DIR } = readSettings(process.env);
+        const files = { generated: join(DATA_DIR, 'dev-key'), supplied: join(DATA_DIR, 'dev-key.supplied') };
+        const { key, record, created, keyFile } = await developmentKey(keyring, SLUICE_DEV_KEY, files, nowMs);
+        print(keys, { key, key_file: keyFile, ...keyBody(record, nowMs) }, () => key);
+        if (created) await recordChange(redis, 'Key created', record.id);
+      }),
+    );
+
+  keys
     .command('ensure')
-    .description('make the key if that name has none, and keep it in a file: the first key of a deployment')
-    .requiredOption('--name <name>', 'the first key of this name counts', keyName)
-    .requiredOption('--key-file <file>', 'where the key is kept, readable by its owner alone')
+    .description(
+      'create a key if no key has this name, and store it in a file: the first key of a deployment',
+    )
+    .requiredOption(
+      '--name <name>',
+      'name of the key; if several live keys have it, the oldest is used',
+      keyName,
+    )
+    .requiredOption('--key-file <file>', 'file for the key, readable only by its owner')
     .action(({ name, keyFile }: { name: string; keyFile: string }) =>
-      withKeyring(async (keyring, nowMs) => {
-        const { key, record } = await ensure(keyring, name, keyFile, nowMs);
+      withKeyring(async (keyring, nowMs, redis) => {
+        const { key, record, created } = await ensure(keyring, name, keyFile, nowMs);
         print(keys, { key, ...keyBody(record, nowMs) }, () => key);
+        if (created) await recordChange(redis, 'Key created', record.id);
       }),
     );
 }
 
 /**
- * Sees to it that a name has a live key whose secret is known here.
- * @param name counts when the file holds no live key
- * @throws CliError when the name has a key but its secret is not here
+ * The key that `npm start` shows: the supplied one, or the one in the file, which is created if necessary. The other
+ * development keys of the folder expire. Using one again removes its expiry.
+ * @param files of the generated and of the supplied key
+ * @throws CliError if the supplied key is revoked
+ */
+async function developmentKey(
+  keyring: Keyring,
+  supplied: string | undefined,
+  files: { generated: string; supplied: string },
+  nowMs: number,
+): Promise<{ key: string; record: KeyRecord; created: boolean; keyFile: string }> {
+  const before = [await readText(files.generated), await readText(files.supplied)];
+  const keyFile = supplied === undefined ? files.generated : files.supplied;
+  if (supplied !== undefined) await replaceKeyFile(keyFile, supplied);
+  const kept = await readKeyFile(keyFile);
+  const known = kept === undefined ? undefined : await keyring.find(kept, nowMs);
+  if (known !== undefined && known.revokedAtMs === undefined && !isLive(known, nowMs)) {
+    await keyring.update(known.id, { expiresAtMs: null });
+  }
+  if (known?.revokedAtMs !== undefined && supplied !== undefined) {
+    throw new CliError('SLUICE_DEV_KEY: this key was revoked; choose another one');
+  }
+  // The name is used only if the file contains no key. It is new then, because the secret of an old key is lost.
+  const name = `development-${randomBytes(4).toString('hex')}`;
+  const { key, record, created } = await ensure(keyring, name, keyFile, nowMs);
+  for (const other of before) {
+    if (other === '' || other === key) continue;
+    const replaced = await keyring.find(other, nowMs);
+    if (replaced && isLive(replaced, nowMs)) await keyring.update(replaced.id, { expiresAtMs: nowMs });
+  }
+  return { key, record, created, keyFile };
+}
+
+/**
+ * Ensures that a name has a live key whose secret is in the file.
+ * @param name used if the file contains no live key
+ * @throws CliError if the name has a key, but the file does not contain its secret
  */
 async function ensure(
   keyring: Keyring,
   name: string,
   keyFile: string,
   nowMs: number,
-): Promise<{ key: string; record: KeyRecord }> {
+): Promise<{ key: string; record: KeyRecord; created: boolean }> {
   const kept = await readKeyFile(keyFile);
-  const inFile = await registerKept(keyring, name, kept, nowMs);
-  if (inFile) return inFile;
+  const inFile = await registerFromFile(keyring, name, kept, nowMs);
+  if (inFile) return { ...inFile, created: false };
   const { records } = await keyring.list();
   const named = records.find((record) => record.name === name && isLive(record, nowMs));
   if (named !== undefined) {
-    // Whoever ensures the same at the same time may have been first.
-    const other = await registerKept(keyring, name, await readKeyFile(keyFile), nowMs);
-    if (other) return other;
+    // Another process that does the same at this moment may have been first.
+    const other = await registerFromFile(keyring, name, await readKeyFile(keyFile), nowMs);
+    if (other) return { ...other, created: false };
     throw new CliError(
-      `"${name}" has the key ${named.id}, but ${keyFile} does not hold its secret. ` +
-        `Put the file back, or revoke the key (sluice keys revoke ${named.id}) and try again.`,
+      `"${name}" has the key ${named.id}, but ${keyFile} does not contain its secret. ` +
+        `Restore the file, or revoke the key (${commandName()} keys revoke ${named.id}) and try again.`,
     );
   }
   const key = await writeKeyFile(keyFile, makeKey(), kept);
-  return { key, record: await keyring.register(key, { name }, nowMs) };
+  return { key, record: await keyring.register(key, { name }, nowMs), created: true };
 }
 
-/** Registers the key that a file holds, if it may be used. */
-async function registerKept(keyring: Keyring, name: string, kept: string | undefined, nowMs: number) {
+/** Who runs this command, for the log. A user id in a container may have no name. */
+function commandUser(): string {
+  try {
+    return `${userInfo().username}@${hostname()}`;
+  } catch {
+    return `uid ${process.getuid?.()}@${hostname()}`;
+  }
+}
+
+/** Leaves a change for the log. The change itself has been made, and its secret shown, so an error is only a warning. */
+async function recordChange(redis: Redis, what: KeyEvent, keyId: string): Promise<void> {
+  await recordKeyChange(redis, { what, keyId, by: commandUser() }).catch(() => {
+    process.stderr.write('sluice: the change was made, but could not be left for the log of a gateway\n');
+  });
+}
+
+/** Registers the key from the file; undefined if it is revoked, expired or rotated. */
+async function registerFromFile(keyring: Keyring, name: string, kept: string | undefined, nowMs: number) {
   if (kept === undefined) return undefined;
   try {
     const record = await keyring.register(kept, { name }, nowMs);
     return isLive(record, nowMs) ? { key: kept, record } : undefined;
   } catch (error) {
-    // It was rotated: what the file holds is no key any more.
+    // The key was rotated, so the secret in the file is not valid any more.
     if (error instanceof KeyTaken) return undefined;
     throw error;
   }
 }
 
-/** The record, or whatever else there is of a key, unless there is none. */
-function known<T>(id: string, found: T | undefined): T {
-  if (found === undefined) throw new CliError(`No key has the id ${id}`);
-  return found;
+/** @throws CliError for undefined */
+function found<T>(id: string, value: T | undefined): T {
+  if (value === undefined) throw new CliError(`No key has the id ${id}`);
+  return value;
 }
 
 async function withKeyring(
@@ -243,15 +335,28 @@ async function withKeyring(
     'command',
     createLog('sluice', { LOG_LEVEL: 'silent', LOG_FORMAT: 'json' }),
   );
+  let connectionError: unknown;
+  redis.on('error', (error: unknown) => {
+    connectionError = error;
+  });
   try {
     const nowMs = await redisTimeMs(redis).catch((cause: unknown) => {
+      const error = connectionError ?? cause;
+      const reason = error instanceof Error ? error.message : String(error);
+      if (isWrongSetting(error)) throw new UsageError(`REDIS_URL: ${redactUrls(url)}: ${reason}`, { cause });
       throw new CliError(
-        `Redis at ${redactUrls(url)} does not answer. Is Sluice running (npm start), or is REDIS_URL right?`,
+        `Redis at ${redactUrls(url)} does not answer (${reason}). Start Sluice (npm start), or check REDIS_URL.`,
         { cause },
       );
     });
+    await requireDatabase(redis);
     await action(new Keyring(redis), nowMs, redis);
   } catch (error) {
+    if (isStorageFull(error)) {
+      throw new CliError(
+        'Redis is full, so it takes no changes. Erase finished jobs, or raise its maxmemory or free its disk.',
+      );
+    }
     throw error instanceof KeyNotLive ? new CliError(error.message) : error;
   } finally {
     redis.disconnect();
@@ -274,8 +379,8 @@ function keyTable(records: readonly KeyBody[]): string {
   );
 }
 
-/** What of the options stands in a record under the same meaning. */
-function mayDo({ bulk, scope }: KeyOptions, limits: Limit[] | undefined) {
+/** The options as fields of a record. */
+function fieldsOf({ bulk, scope }: KeyOptions, limits: Limit[] | undefined) {
   return {
     ...(scope ? { scopes: scope } : {}),
     ...(limits ? { limits } : {}),
@@ -283,11 +388,11 @@ function mayDo({ bulk, scope }: KeyOptions, limits: Limit[] | undefined) {
   };
 }
 
-/** Each `--limit` with its `--window`. A wrong pair ends the command. */
+/** Each `--limit` with its `--window`. An invalid pair ends the command. */
 function limitsOf(keys: Command, { limit = [], window = [] }: KeyOptions): Limit[] | undefined {
   if (limit.length === 0 && window.length === 0) return undefined;
   if (window.length !== limit.length && !(limit.length === 1 && window.length === 0)) {
-    keys.error('error: each --window goes with a --limit', { exitCode: 2 });
+    keys.error('error: each --window needs a --limit', { exitCode: 2 });
   }
   const limits = limit.map((requests, i) => ({ limit: requests, window_seconds: window[i] ?? 60 }));
   const parsed = limitsSchema.safeParse(limits);
@@ -302,7 +407,7 @@ function limitsOf(keys: Command, { limit = [], window = [] }: KeyOptions): Limit
 function whole(text: string, min: number, max = MAX_COUNT): number {
   const value = Number(text);
   if (!/^\d+$/.test(text) || value < min || value > max) {
-    throw new InvalidArgumentError(`It has to be a whole number from ${min} to ${max}.`);
+    throw new InvalidArgumentError(`It must be a whole number from ${min} to ${max}.`);
   }
   return value;
 }
@@ -310,14 +415,14 @@ const positive = (text: string) => whole(text, 1);
 const windowSeconds = (text: string) => whole(text, 1, MAX_WINDOW_SECONDS);
 const notNegative = (text: string) => whole(text, 0);
 
-/** For an option that may come several times. */
+/** For an option that may be repeated. */
 const collect =
   <T>(parse: (text: string) => T) =>
   (text: string, before: T[] = []): T[] => [...before, parse(text)];
 
 function keyName(text: string): string {
   if (keyNameSchema.safeParse(text).success) return text;
-  throw new InvalidArgumentError('It has to be 1 to 200 characters, on one line.');
+  throw new InvalidArgumentError('It must have 1 to 200 characters on one line.');
 }
 
 function scopes(text: string): Scope[] {
@@ -337,4 +442,9 @@ function duration(text: string): number {
   }
 }
 
-const durationOrNever = (text: string): number | null => (text === 'never' ? null : duration(text));
+const durationOrNever = (text: string) => (text === NEVER ? NEVER : duration(text));
+
+function keyId(text: string): string {
+  if (keyIdSchema.safeParse(text).success) return text;
+  throw new InvalidArgumentError('A key id has 12 hex digits.');
+}

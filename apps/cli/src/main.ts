@@ -1,25 +1,35 @@
 #!/usr/bin/env node
-import { existsSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { SluiceError } from '@sluice/client';
 import { redactUrls, rootFolder, SettingsError } from '@sluice/shared';
 import { Command, CommanderError } from 'commander';
 import { addBatchCommand } from './batch.js';
-import { CliError } from './cliError.js';
+import { UsageError } from './cliError.js';
 import { addJobsCommands } from './jobs.js';
 import { addKeysCommands } from './keys.js';
 import { addPredictCommand } from './predict.js';
 
-/** Exit statuses: what was asked failed, or was not asked in a way that can be understood. */
+/** Exit statuses: the command failed, or it was used wrongly. */
 const FAILED = 1;
 const WRONG_USE = 2;
+
+const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8'));
 
 const envFile = join(rootFolder, '.env');
 if (existsSync(envFile)) process.loadEnvFile(envFile);
 
+// The reader of the output has stopped, as `head` does after its lines.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code === 'EPIPE') process.exit();
+  throw error;
+});
+
 const program = new Command('sluice')
   .description('Operate a Sluice model server')
-  .option('--json', 'print JSON alone')
-  .showHelpAfterError('(add --help for what there is)')
+  .version(version)
+  .option('--json', 'print only JSON')
+  .showHelpAfterError('(add --help for usage)')
   .exitOverride();
 addKeysCommands(program);
 addPredictCommand(program);
@@ -31,11 +41,17 @@ try {
 } catch (error) {
   if (error instanceof CommanderError) {
     process.exitCode = error.exitCode === 0 ? 0 : WRONG_USE;
-  } else if (error instanceof CliError || error instanceof SettingsError) {
-    process.stderr.write(`sluice: ${error.message}\n`);
-    process.exitCode = error instanceof CliError ? FAILED : WRONG_USE;
   } else {
-    process.stderr.write(`sluice: ${redactUrls(error instanceof Error ? error.message : String(error))}\n`);
-    process.exitCode = FAILED;
+    process.stderr.write(`sluice: ${redactUrls(messageOf(error))}\n`);
+    process.exitCode = error instanceof UsageError || error instanceof SettingsError ? WRONG_USE : FAILED;
   }
+}
+
+/** The message of an error, with everything that the server said about a refused request. */
+function messageOf(error: unknown): string {
+  if (!(error instanceof Error)) return String(error);
+  if (!(error instanceof SluiceError)) return error.message;
+  const values = (error.errors ?? []).map(({ pointer, detail }) => `${pointer}: ${detail}`);
+  const retry = error.retryAfterSeconds === undefined ? '' : ` (retry after ${error.retryAfterSeconds} s)`;
+  return [error.message + retry, ...values].join('\n  ');
 }

@@ -1,4 +1,4 @@
-/** Rows under their headings, in columns of even width. */
+/** A table as text: headings and rows in aligned columns. */
 export function table(headings: readonly string[], rows: readonly (readonly string[])[]): string {
   const all = [headings, ...rows];
   const widths = headings.map((_, i) => Math.max(...all.map((row) => row[i]?.length ?? 0)));

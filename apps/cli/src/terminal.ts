@@ -4,19 +4,23 @@ import { Sluice } from '@sluice/client';
 import { json, readSettings } from '@sluice/shared';
 import type { Command } from 'commander';
 import { z } from 'zod';
-import { CliError } from './cliError.js';
+import { CliError, UsageError } from './cliError.js';
 import { readKeyFile } from './keyFile.js';
 
 type Env = Readonly<Record<string, string | undefined>>;
 
-/** Prints a result: with `--json` as JSON alone, else as the text for people. */
+/** Prints a result: as JSON with `--json`, otherwise as text for people. */
 export function print(command: Command, result: unknown, text: () => string): void {
   process.stdout.write(`${wantsJson(command) ? JSON.stringify(result) : text()}\n`);
 }
 
+/** How the user runs this command, for hints. */
+export const commandName = (): string =>
+  process.env.npm_lifecycle_event === 'sluice' ? 'npm run -s sluice --' : 'sluice';
+
 export const wantsJson = (command: Command): boolean => Boolean(command.optsWithGlobals().json);
 
-/** What the `npm start` that runs in this folder tells. */
+/** What a running `npm start` writes about itself. */
 const runtimeSchema = json(
   z.object({ redisUrl: z.string(), url: z.string().optional(), keyFile: z.string().optional() }),
 );
@@ -31,10 +35,12 @@ async function readRuntime(folder: string): Promise<z.infer<typeof runtimeSchema
   }
   const runtime = runtimeSchema.safeParse(text);
   if (runtime.success) return runtime.data;
-  throw new CliError(`runtime.json in ${folder} cannot be read: start again, or set what you need yourself`);
+  throw new CliError(
+    `runtime.json in ${folder} is malformed. Restart Sluice, or set SLUICE_URL, SLUICE_API_KEY or REDIS_URL`,
+  );
 }
 
-/** `REDIS_URL`, else that of the `npm start` which runs in this folder, else the default. */
+/** `REDIS_URL`, or the Redis of the `npm start` in this folder, or the default. */
 export async function redisUrl(env: Env = process.env): Promise<string> {
   const settings = readSettings(env);
   if (env.REDIS_URL) return settings.REDIS_URL;
@@ -42,8 +48,8 @@ export async function redisUrl(env: Env = process.env): Promise<string> {
 }
 
 /**
- * A client for `SLUICE_URL` with `SLUICE_API_KEY`, each else from the `npm start` which runs in this folder.
- * @throws CliError when there is no key
+ * A client for `SLUICE_URL` with `SLUICE_API_KEY`; the `npm start` in this folder is used for what is not set.
+ * @throws CliError if there is no key; UsageError for an invalid URL
  */
 export async function connect(env: Env = process.env): Promise<Sluice> {
   const runtime = await readRuntime(readSettings(env).DATA_DIR);
@@ -51,5 +57,15 @@ export async function connect(env: Env = process.env): Promise<Sluice> {
   const apiKey =
     env.SLUICE_API_KEY || (runtime?.keyFile === undefined ? undefined : await readKeyFile(runtime.keyFile));
   if (!apiKey) throw new CliError('Set SLUICE_API_KEY, or run npm start in this folder first');
-  return new Sluice({ url, apiKey });
+  if (!URL.canParse(url) || !/^https?:$/.test(new URL(url).protocol)) {
+    throw new UsageError('SLUICE_URL: not a URL that begins with http:// or https://');
+  }
+  return new Sluice({
+    url,
+    apiKey,
+    onRetry: (error, waitMs) =>
+      process.stderr.write(
+        `sluice: ${error.message.replace(/\.$/, '')}; trying again in ${Math.ceil(waitMs / 1000)} s\n`,
+      ),
+  });
 }

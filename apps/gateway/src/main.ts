@@ -1,258 +1,166 @@
 import { randomUUID } from 'node:crypto';
 import { readFileSync } from 'node:fs';
-import type { ServerResponse } from 'node:http';
-import { setTimeout as delay } from 'node:timers/promises';
-import { type Bounds, batchBody, batchLine, routesFor } from '@sluice/contract';
+import type { Bounds } from '@sluice/contract';
 import {
   type App,
-  type ChunkJob,
   connectRedis,
-  EXIT_CONFIG,
-  type Job,
   Keyring,
   Ledger,
   type Log,
-  listen,
-  mostOut,
-  PREFIX,
-  queueName,
+  modelSpecs,
   RedisClock,
   requireServer,
   runApp,
   type Settings,
-  StartError,
-  sweep,
   Usage,
 } from '@sluice/shared';
-import { Queue } from 'bullmq';
 import { startAdminServer } from './admin/server.js';
-import { Admission } from './admission/admission.js';
-import { Room } from './admission/room.js';
-import { createApp } from './app.js';
+import { Storage } from './admission/storage.js';
+import { huggingFaceFamily } from './api/huggingface/index.js';
+import { healthRoutes } from './api/native/health.js';
+import { nativeFamily } from './api/native/index.js';
+import { jobBody } from './api/native/jobBody.js';
+import { problemJson } from './api/native/problemJson.js';
 import { createAuthenticate } from './auth/authenticate.js';
-import { Guesses } from './auth/guesses.js';
-import { Dispatcher } from './dispatch/dispatcher.js';
-import { Inbox } from './dispatch/inbox.js';
-import { createProblemServer } from './errors/respond.js';
-import { Changes } from './events/changes.js';
+import { FailedAuthentications } from './auth/failedAuthentications.js';
+import { ReplyReader } from './dispatch/replyReader.js';
+import { createApp } from './http/app.js';
+import { createReadBody, LARGE_BODIES } from './http/body.js';
+import { openPublicPort } from './http/publicPort.js';
+import { readTls } from './http/tls.js';
+import { Changes } from './jobs/changes.js';
+import { Janitor } from './jobs/janitor.js';
 import { RateLimit } from './limits/rateLimit.js';
-import { accountRoutes } from './routes/account.js';
-import { batchRoutes } from './routes/batches.js';
-import { docsRoutes } from './routes/docs.js';
-import { healthRoutes } from './routes/health.js';
-import { jobRoutes } from './routes/jobs.js';
-import { modelRoutes } from './routes/models.js';
-import { predictionRoutes } from './routes/prediction.js';
-import { followTls, readTls } from './tls.js';
-import { UsageLog } from './usage/usageLog.js';
-import { createReadBody } from './validate/body.js';
-import { createReadUpload } from './validate/upload.js';
+import { ReadLimit } from './limits/readLimit.js';
+import { StreamLimit } from './limits/streamLimit.js';
+import { Catalog } from './models/catalog.js';
+import { UsageCounter } from './usage/usageCounter.js';
 
 const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8'));
-/** A drain that outlasts every deadline by so much is cut short, in milliseconds. */
-const DRAIN_SLACK_MS = 1_000;
-const SWEEP_EVERY_MS = 1_000;
-/** Beyond the longest wait for an answer, in milliseconds; an upload, a stream of events and a page of results move sooner. */
-const STUCK_MS = 120_000;
-/** A JSON batch may have so many times the size of another JSON body. */
-const JSON_BATCH_BODIES = 8;
 
+/** Starts a gateway. @throws StartError */
 async function startGateway(settings: Settings, log: Log): Promise<App> {
   const gatewayId = randomUUID();
+  let isDraining = false;
+  const draining = () => isDraining;
+
+  // Redis
   const tls = readTls(settings);
   const redis = connectRedis(settings.REDIS_URL, 'request', log);
   await requireServer(redis, log);
-  const clock = new RedisClock(redis);
-  clock.on('away', () => log.warn('Redis does not answer: requests get 503 until it does'));
-  const queueOptions = {
-    connection: redis,
-    prefix: PREFIX,
-    skipWaitingForReady: true,
-    skipVersionCheck: true,
-  };
-  const queue = new Queue<Job>(queueName(settings.MODEL, 'interactive'), queueOptions);
-  const bulkQueue = new Queue<ChunkJob>(queueName(settings.MODEL, 'bulk'), queueOptions);
-  for (const each of [queue, bulkQueue]) each.on('error', (err) => log.debug({ err }, 'Queue error'));
-  const inboxRedis = connectRedis(settings.REDIS_URL, 'blocking', log);
-  const inbox = new Inbox(inboxRedis, gatewayId, log);
-  const dispatcher = new Dispatcher({
-    queue,
-    inbox,
-    clock,
-    gatewayId,
-    // Texts that run one by one may take long: each job may then go to another worker.
-    mayShare: () => admission.fleet.every(({ facts }) => facts?.batching !== false),
-    log,
-  });
-  const admission = new Admission({
+  const clock = new RedisClock(redis, log);
+  const storage = new Storage(redis, clock, log);
+
+  // Models
+  const specs = modelSpecs(settings);
+  const bulkTimeoutMs = settings.BULK_REQUEST_TIMEOUT_SECONDS * 1000;
+  const timeoutMs = Math.max(...specs.map((spec) => spec.timeoutMs));
+  const longestRequestMs = Math.max(bulkTimeoutMs, timeoutMs);
+  const replies = new ReplyReader(connectRedis(settings.REDIS_URL, 'blocking', log), gatewayId, log);
+  const catalog = new Catalog({
+    specs,
     redis,
+    replies,
     clock,
+    storage,
     gatewayId,
-    model: settings.MODEL,
-    waiting: () => dispatcher.waiting,
     log,
   });
+
+  const bounds: Bounds = {
+    maxTextChars: settings.MAX_TEXT_CHARS,
+    requestTimeoutSeconds: timeoutMs / 1000,
+    bulkTimeoutSeconds: settings.BULK_REQUEST_TIMEOUT_SECONDS,
+    maxBatchTexts: settings.MAX_BATCH_TEXTS,
+    models: catalog.names,
+    tasks: specs.map(({ task }) => task),
+  };
+
+  // Jobs
   const ledger = new Ledger(redis, {
     resultTtlMs: settings.RESULT_TTL_SECONDS * 1000,
-    batchTimeoutMs: settings.BATCH_TIMEOUT_SECONDS * 1000,
+    jobTimeoutMs: settings.BATCH_TIMEOUT_SECONDS * 1000,
   });
-  const changes = new Changes(connectRedis(settings.REDIS_URL, 'subscriber', log), ledger, log);
-  const mostOutNow = () => mostOut(admission.fleet, settings.MODEL);
-  const sweeps = setInterval(() => {
-    if (clock.away) return;
-    sweep({
-      redis,
-      ledger,
-      queueOf: (model) => (model === settings.MODEL ? bulkQueue : undefined),
-      mostOutFor: (model) => mostOut(admission.fleet, model),
-      everyMs: SWEEP_EVERY_MS,
-      onError: (err, one) => log.warn({ err, of: one }, 'A sweep could not mend this'),
-    }).catch((err: unknown) => log.debug({ err }, 'A sweep was cut short'));
-  }, SWEEP_EVERY_MS);
-  const rateLimit = new RateLimit(
-    redis,
-    clock,
-    [{ limit: settings.RATE_LIMIT_REQUESTS, windowSeconds: settings.RATE_LIMIT_WINDOW_SECONDS }],
-    log,
-  );
-  const requestTimeoutSeconds = settings.REQUEST_TIMEOUT_SECONDS;
-  const maxTextChars = settings.MAX_TEXT_CHARS;
-  const bounds: Bounds = {
-    maxTextChars,
-    requestTimeoutSeconds,
-    maxBatchTexts: settings.MAX_BATCH_TEXTS,
-    models: [settings.MODEL],
-  };
-  const routes = routesFor(bounds);
-  const usage = new Usage(redis);
-  const usageLog = new UsageLog(usage, clock, gatewayId, log);
-  const guesses = new Guesses(redis, settings.AUTH_FAILURES_PER_MINUTE);
-  const authenticate = createAuthenticate(new Keyring(redis), guesses, usageLog, clock);
-  let draining = false;
-  const isDraining = () => draining;
-  const health = healthRoutes(admission, clock, isDraining);
+  const subscriber = connectRedis(settings.REDIS_URL, 'subscriber', log);
+  const changes = new Changes({ redis: subscriber, ledger, body: jobBody, log });
+  const janitor = new Janitor({ redis, clock, ledger, catalog, gatewayId, log });
 
+  // Keys, limits, usage
+  const usage = new Usage(redis);
+  const usageCounter = new UsageCounter(usage, clock, gatewayId, log);
+  const failures = new FailedAuthentications(redis, settings.AUTH_FAILURES_PER_MINUTE);
+  const authenticate = createAuthenticate(new Keyring(redis), failures, usageCounter, clock);
+  const defaultLimit = {
+    limit: settings.RATE_LIMIT_REQUESTS,
+    windowSeconds: settings.RATE_LIMIT_WINDOW_SECONDS,
+  };
+  const rateLimit = new RateLimit(redis, clock, [defaultLimit], log);
+  const readLimit = new ReadLimit(redis, settings.READ_LIMIT_REQUESTS);
+  const streamLimit = new StreamLimit(redis, settings.MAX_STREAMS, log);
+
+  // HTTP
+  const health = healthRoutes(catalog, clock, storage, draining);
+  const shared = { settings, redis, clock, rateLimit, health, draining, version, log };
   const app = createApp({
-    routes,
-    handlers: {
-      ...predictionRoutes({ admission, dispatcher, requestTimeoutSeconds }),
-      ...batchRoutes({
-        ledger,
-        queue: bulkQueue,
-        clock,
-        readUpload: createReadUpload({
-          readBody: createReadBody(JSON_BATCH_BODIES * settings.MAX_BODY_BYTES),
-          body: batchBody(bounds),
-          line: batchLine(bounds),
-          maxBytes: settings.MAX_BATCH_BYTES,
-          maxTextChars,
-        }),
-        model: settings.MODEL,
-        revision: settings.MODEL_REVISION,
-        room: new Room(redis),
-        maxBatchTexts: settings.MAX_BATCH_TEXTS,
-        mostOut: mostOutNow,
-        log,
-      }),
-      ...jobRoutes({ ledger, queue: bulkQueue, changes, mostOut: mostOutNow, draining: isDraining, log }),
-      ...accountRoutes(rateLimit),
-      ...modelRoutes({ admission, model: settings.MODEL, revision: settings.MODEL_REVISION }),
-      ...health,
-      ...docsRoutes(routes, version),
-    },
+    families: [
+      nativeFamily({ ...shared, bounds, catalog, ledger, changes, streamLimit }),
+      huggingFaceFamily({ settings, bounds, catalog }),
+    ],
     authenticate: async (request, access) => (access === 'admin' ? undefined : authenticate(request, access)),
     rateLimit,
-    usage: usageLog,
+    readLimit,
+    usage: usageCounter,
     readBody: createReadBody(settings.MAX_BODY_BYTES),
-    draining: isDraining,
-    publicDocs: settings.PUBLIC_DOCS,
+    readLargeBody: createReadBody(LARGE_BODIES * settings.MAX_BODY_BYTES),
+    draining,
     trustProxy: settings.TRUST_PROXY,
     corsOrigins: settings.CORS_ORIGINS,
     secure: tls !== undefined,
     log,
   });
-
-  const server = createProblemServer(app, log, {}, tls);
-  // A connection on which nothing moves either way, as when an answer is not read.
-  server.timeout = requestTimeoutSeconds * 1000 + STUCK_MS;
-  /** Requests that are not answered yet. */
-  const unanswered = new Set<ServerResponse>();
-  server.on('request', (_request, response) => {
-    unanswered.add(response);
-    response.on('close', () => unanswered.delete(response));
-    // A drain waits for no connection that is kept alive for nothing.
-    response.on('finish', () => draining && setImmediate(() => server.closeIdleConnections()));
-  });
-  const port = await listen(server, { host: settings.HOST, port: settings.PORT }).catch(
-    (error: NodeJS.ErrnoException) => {
-      throw new StartError(
-        error.code === 'EADDRINUSE'
-          ? `PORT: ${settings.PORT} is in use; set PORT to another`
-          : `PORT or HOST: cannot listen there (${error.code ?? error.message})`,
-        EXIT_CONFIG,
-      );
-    },
-  );
-  const stopFollowing = followTls(server, settings, log);
-  const admin = await startAdminServer({
+  const publicPort = await openPublicPort(app, {
     settings,
-    redis,
-    clock,
-    guesses,
-    usage,
-    usageLog,
-    rateLimit,
-    health,
-    draining: isDraining,
-    version,
+    longestRequestMs,
+    longestInFlightMs: () => (catalog.hasBulkRequests ? longestRequestMs : timeoutMs),
+    errorFormat: problemJson,
+    tls,
+    draining,
     log,
-  }).catch((error: NodeJS.ErrnoException) => {
-    throw new StartError(
-      `ADMIN_PORT or ADMIN_HOST: cannot listen there (${error.code ?? error.message})`,
-      EXIT_CONFIG,
-    );
   });
+  const admin = await startAdminServer({ ...shared, readLimit, failures, usage, usageCounter });
   log.info(
     {
-      port,
+      port: publicPort.port,
       admin_port: admin.port,
-      // The log takes a password out.
+      // The log removes a password.
       redis: settings.REDIS_URL,
-      model: settings.MODEL,
+      models: catalog.entries.map(({ spec }) => spec.id),
     },
-    'The gateway listens',
+    'Gateway listening',
   );
 
-  let closing: Promise<void> | undefined;
+  async function drain(): Promise<void> {
+    isDraining = true;
+    changes.close();
+    await publicPort.drain();
+    await admin.close();
+    janitor.close();
+    storage.close();
+    await usageCounter.close();
+    rateLimit.close();
+    await catalog.close();
+    clock.close();
+    await replies.close();
+    redis.disconnect();
+  }
+
+  let drained: Promise<void> | undefined;
   return {
-    facts: { port, adminPort: admin.port },
+    longestRequestMs,
+    facts: { port: publicPort.port, adminPort: admin.port },
     close: () => {
-      closing ??= (async () => {
-        draining = true;
-        // So that nobody sends another request on a connection that is about to be closed.
-        for (const response of unanswered)
-          if (!response.headersSent) response.setHeader('Connection', 'close');
-        changes.close();
-        const closed = new Promise((resolve) => server.close(resolve));
-        server.closeIdleConnections();
-        await Promise.race([
-          closed,
-          delay(requestTimeoutSeconds * 1000 + DRAIN_SLACK_MS, undefined, { ref: false }),
-        ]);
-        server.closeAllConnections();
-        stopFollowing();
-        await admin.close();
-        clearInterval(sweeps);
-        await usageLog.close();
-        await admission.close();
-        rateLimit.close();
-        clock.close();
-        await inbox.close();
-        await queue.close();
-        await bulkQueue.close();
-        redis.disconnect();
-      })();
-      return closing;
+      drained ??= drain();
+      return drained;
     },
   };
 }

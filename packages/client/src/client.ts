@@ -1,54 +1,76 @@
+import { type EventSourceMessage, EventSourceParserStream } from 'eventsource-parser/stream';
 import type {
   Accepted,
   Account,
   Analysis,
   CommentAnalysis,
-  ItemBody,
-  JobBody,
-  JobsBody,
+  Job as JobBody,
+  Result as JobResult,
+  Jobs as JobsPage,
   Model,
   Prediction,
-  ResultsBody,
-} from '@sluice/contract';
-import { errorOf, SluiceError } from './error.js';
-import { linesOf } from './lines.js';
+  Results as ResultsPage,
+} from './api.js';
+import { ConnectionError, errorOf, SluiceError } from './error.js';
 
-export type { Accepted, Account, Analysis, ItemBody, JobBody, Model, Prediction } from '@sluice/contract';
+export type {
+  Accepted,
+  Account,
+  Analysis,
+  CommentAnalysis,
+  Job as JobBody,
+  LabelScore,
+  Model,
+  Prediction,
+  Result as JobResult,
+} from './api.js';
 
 export interface ClientOptions {
-  /** Where Sluice is, such as `http://localhost:8000`. */
+  /** Base URL of the server, such as `http://localhost:8000`. */
   url: string;
   apiKey: string;
-  /** How often a request that got 429 or 503, or no answer, is tried again; 4 if not given. */
+  /** How often a request is retried after 429, 503 or no response; 4 if not given. */
   retries?: number;
-  /** Instead of the platform's `fetch`. */
+  /**
+   * How long a call may wait for its retries in total, in seconds; 60 if not given. If `Retry-After` asks for more, the
+   * error is thrown at once, with its `retryAfterSeconds`.
+   */
+  maxWaitSeconds?: number;
+  /** Called before each wait for a retry; `waitMs` is in milliseconds. */
+  onRetry?: (error: SluiceError | ConnectionError, waitMs: number) => void;
+  /** Replaces the platform's `fetch`. */
   fetch?: typeof fetch;
 }
 
 interface CallOptions {
-  /** Ends the call, and the wait before another try. */
+  /** Aborts the call, and the wait before a retry. */
   signal?: AbortSignal;
 }
 
 interface WorkOptions extends CallOptions {
-  /** Id of a configured model; without it, the default. */
+  /** Id of a configured model; the default one if not given. */
   model?: string;
   /** A shorter deadline than the server's, in seconds. */
   timeoutSeconds?: number;
 }
 
-/** A text of a batch, with an id of your own if you like. */
-export type BatchItem = string | { id?: string; text: string };
+/** A text of a job, or another input, optionally with your own id. */
+export type BatchItem =
+  | string
+  | { id?: string | number; text: string }
+  | { id?: string | number; input: unknown };
 
 const FIRST_WAIT_MS = 250;
 const LAST_WAIT_MS = 10_000;
-/** A stream of events that broke is opened again after this, until nothing was heard for so long. */
-const AGAIN_MS = 500;
-const SILENCE_MS = 60_000;
+/** If a stream of events ends and the job has not, it is reopened after this long. */
+const REOPEN_AFTER_MS = 500;
+/** A stream of events that was open for this long has worked, even if the job made no progress. */
+const LONG_STREAM_MS = 10_000;
 
 /**
- * A client for Sluice. Requests that got 429 or 503 are tried again when `Retry-After` says so; a batch only with an
- * idempotency key, which `batch` makes if you give none.
+ * A client for Sluice. Requests that got 429, 503 or no response are retried, after `Retry-After` if there is one. `batch`
+ * is retried with an idempotency key, which it generates if you give none. All methods throw `SluiceError` for an
+ * error response, and `ConnectionError` if there was no response.
  *
  * @example
  * const sluice = new Sluice({ url: 'http://localhost:8000', apiKey: process.env.SLUICE_API_KEY });
@@ -60,12 +82,24 @@ export class Sluice {
   #url: string;
   #apiKey: string;
   #retries: number;
+  #maxWaitMs: number;
+  #onRetry: NonNullable<ClientOptions['onRetry']>;
   #fetch: typeof fetch;
 
-  constructor({ url, apiKey, retries = 4, fetch: given = fetch }: ClientOptions) {
-    this.#url = url.replace(/\/+$/, '');
+  /** @throws TypeError for an invalid URL */
+  constructor({
+    url,
+    apiKey,
+    retries = 4,
+    maxWaitSeconds = 60,
+    onRetry = () => {},
+    fetch: given = fetch,
+  }: ClientOptions) {
+    this.#url = new URL(url).href.replace(/\/+$/, '');
     this.#apiKey = apiKey;
     this.#retries = retries;
+    this.#maxWaitMs = maxWaitSeconds * 1000;
+    this.#onRetry = onRetry;
     this.#fetch = (...call) => given(...call);
   }
 
@@ -74,7 +108,7 @@ export class Sluice {
     return this.#work('/predict', { text }, options);
   }
 
-  /** The model's own result for a text: its `topK` best labels. @throws SluiceError */
+  /** The `topK` best labels of a text with their scores. @throws SluiceError */
   analyze(text: string, { topK, ...options }: WorkOptions & { topK?: number } = {}): Promise<Analysis> {
     return this.#work('/analyze', { text, ...(topK === undefined ? {} : { top_k: topK }) }, options);
   }
@@ -85,64 +119,83 @@ export class Sluice {
   }
 
   /**
-   * Hands over a batch.
-   * @param items texts
-   * @param idempotencyKey the same key and items give the same job, however often they are sent; a new one if not given
+   * The output of any model for one input, or a list of outputs for a list of inputs.
+   * @param inputs as the model's task takes them
+   * @param parameters of the model's task; `models()` has their schema
+   * @throws SluiceError
+   */
+  infer(
+    model: string,
+    inputs: unknown,
+    { parameters, timeoutSeconds, signal }: Omit<WorkOptions, 'model'> & { parameters?: object } = {},
+  ): Promise<unknown> {
+    const body = { inputs, ...(parameters === undefined ? {} : { parameters }) };
+    return this.#work(`/models/${encodeURIComponent(model)}`, body, {
+      ...(timeoutSeconds === undefined ? {} : { timeoutSeconds }),
+      ...(signal === undefined ? {} : { signal }),
+    });
+  }
+
+  /**
+   * Submits a job.
+   * @param items the texts, or other inputs
+   * @param parameters of the model's task, for all items
+   * @param idempotencyKey the same key and items give the same job, even if they are sent several times; generated if
+   *   not given
    * @throws SluiceError
    */
   async batch(
     items: Iterable<BatchItem>,
     {
       model,
+      parameters,
       idempotencyKey = crypto.randomUUID(),
       signal,
-    }: CallOptions & { model?: string; idempotencyKey?: string } = {},
+    }: CallOptions & { model?: string; parameters?: object; idempotencyKey?: string } = {},
   ): Promise<Accepted> {
-    const parts: string[] = [];
+    const parts = [`${JSON.stringify({ batch: { model, parameters } })}\n`];
     for (const item of items) parts.push(`${JSON.stringify(item)}\n`);
-    const query = model === undefined ? '' : `?model=${encodeURIComponent(model)}`;
-    const response = await this.#call(`/analyze_batch${query}`, {
+    return this.#call('/analyze_batch', {
       method: 'POST',
       headers: { 'Content-Type': 'application/x-ndjson', 'Idempotency-Key': idempotencyKey },
-      // A Blob can be sent again.
+      // Unlike a stream, a Blob can be sent again.
       body: new Blob(parts),
       ...(signal ? { signal } : {}),
     });
-    return response.json();
   }
 
-  /** A job's status and progress. @throws SluiceError */
+  /** Status and progress of a job. @throws SluiceError */
   job(jobId: string, options: CallOptions = {}): Promise<JobBody> {
-    return this.#get(`/jobs/${encodeURIComponent(jobId)}`, options);
+    return this.#call(`/jobs/${encodeURIComponent(jobId)}`, options);
   }
 
-  /** Own jobs, newest first. @throws SluiceError */
+  /** Jobs of the key, newest first. @throws SluiceError */
   async *jobs(options: CallOptions = {}): AsyncGenerator<JobBody> {
     for (let cursor: string | null = ''; cursor !== null; ) {
-      const page: JobsBody = await this.#get(`/jobs?limit=100${cursor && `&cursor=${cursor}`}`, options);
+      const page: JobsPage = await this.#call(`/jobs?limit=100${cursor && `&cursor=${cursor}`}`, options);
       yield* page.jobs;
       cursor = page.next_cursor;
     }
   }
 
+  /** Cancels a job and resolves to it. One that has already ended stays as it is. @throws SluiceError */
+  cancel(jobId: string, options: CallOptions = {}): Promise<JobBody> {
+    return this.#call(`/jobs/${encodeURIComponent(jobId)}/cancel`, { method: 'POST', ...options });
+  }
+
   /**
-   * Cancels a job that is unfinished, and resolves to it; erases one that is finished, and resolves to undefined.
+   * Cancels an unfinished job and resolves to it, or erases a finished one and resolves to undefined.
    * @throws SluiceError
    */
   async end(jobId: string, options: CallOptions = {}): Promise<JobBody | undefined> {
-    // Once: sent again after a lost answer it would erase what it was to cancel.
-    const response = await this.#call(
-      `/jobs/${encodeURIComponent(jobId)}`,
-      { method: 'DELETE', ...options },
-      0,
-    );
-    return response.status === 204 ? undefined : response.json();
+    // Never retried: after a lost response a second DELETE would erase the job that the first one canceled.
+    return this.#call(`/jobs/${encodeURIComponent(jobId)}`, { method: 'DELETE', ...options }, { retries: 0 });
   }
 
-  /** The results of a finished job, in input order. A page that is lost is asked for again. @throws SluiceError */
-  async *results(jobId: string, options: CallOptions = {}): AsyncGenerator<ItemBody> {
+  /** The results of a finished job in input order. A page that is lost is requested again. @throws SluiceError */
+  async *results(jobId: string, options: CallOptions = {}): AsyncGenerator<JobResult> {
     for (let cursor: string | null = ''; cursor !== null; ) {
-      const page: ResultsBody = await this.#get(
+      const page: ResultsPage = await this.#call(
         `/jobs/${encodeURIComponent(jobId)}/results?limit=1000${cursor && `&cursor=${cursor}`}`,
         options,
       );
@@ -152,48 +205,64 @@ export class Sluice {
   }
 
   /**
-   * A job's progress as it is told, until it has ended: the last one has a `status` that says how. A stream that
-   * breaks is opened again. @throws SluiceError
+   * The progress of a job until it has ended; the `status` of the last event says how. If the stream ends
+   * and the job has not, it is reopened, until nothing new has arrived for `maxWaitSeconds`.
+   * @throws SluiceError
    */
   async *events(jobId: string, options: CallOptions = {}): AsyncGenerator<JobBody> {
-    let heardMs = Date.now();
+    let failingSinceMs: number | undefined;
+    let latest = '';
     for (;;) {
+      const openedMs = Date.now();
+      let ended: SluiceError | ConnectionError;
       try {
-        const response = await this.#call(
+        const events = await this.#call(
           `/jobs/${encodeURIComponent(jobId)}/events`,
           { headers: { Accept: 'text/event-stream' }, ...options },
-          0,
+          { retries: 0, read: readEvents },
         );
-        if (response.body === null) throw new TypeError('The events have no body');
-        for await (const line of linesOf(response.body)) {
-          heardMs = Date.now();
-          if (!line.startsWith('data: ')) continue;
-          const job: JobBody = JSON.parse(line.slice('data: '.length));
+        for await (const { data } of events) {
+          // Each stream begins with the present state, which alone is no sign of progress.
+          if (data !== latest) failingSinceMs = undefined;
+          latest = data;
+          const job: JobBody = JSON.parse(data);
           yield job;
           if (isFinished(job)) return;
         }
+        ended = new ConnectionError(
+          this.#url,
+          new Error('the stream of events ended, but not the job'),
+          'Lost the connection to',
+        );
       } catch (error) {
         options.signal?.throwIfAborted();
-        const passing = !(error instanceof SluiceError) || error.status === 503 || error.status === 429;
-        // A gateway that restarts is back soon, and tells first what happened meanwhile.
-        if (!passing || Date.now() - heardMs > SILENCE_MS) throw error;
+        const temporary = !(error instanceof SluiceError) || error.status === 503 || error.status === 429;
+        if (!temporary) throw error;
+        ended = error instanceof SluiceError ? error : new ConnectionError(this.#url, error);
       }
-      await wait(AGAIN_MS, options.signal);
+      // A restarting gateway is back soon, and first sends the current state.
+      const seconds = ended instanceof SluiceError ? ended.retryAfterSeconds : undefined;
+      const waitMs = seconds === undefined ? REOPEN_AFTER_MS : seconds * 1000;
+      // Proxies cut streams that are long, which is no failure.
+      if (Date.now() - openedMs > LONG_STREAM_MS) failingSinceMs = undefined;
+      failingSinceMs ??= Date.now();
+      if (Date.now() + waitMs - failingSinceMs > this.#maxWaitMs) throw ended;
+      await wait(waitMs, options.signal);
     }
   }
 
-  /** What the key may do, and what is left of its limits. @throws SluiceError */
+  /** Scopes of the key, and what remains of its limits. @throws SluiceError */
   me(options: CallOptions = {}): Promise<Account> {
-    return this.#get('/me', options);
+    return this.#call('/me', options);
   }
 
-  /** The configured models, with what live workers say of them. @throws SluiceError */
+  /** The configured models, with what live workers report about them. @throws SluiceError */
   models(options: CallOptions = {}): Promise<Model[]> {
-    return this.#get('/models', options);
+    return this.#call('/models', options);
   }
 
-  async #work<T>(path: string, body: object, { model, timeoutSeconds, signal }: WorkOptions): Promise<T> {
-    const response = await this.#call(path, {
+  #work<T>(path: string, body: object, { model, timeoutSeconds, signal }: WorkOptions): Promise<T> {
+    return this.#call(path, {
       method: 'POST',
       headers: { 'Content-Type': 'application/json' },
       body: JSON.stringify({
@@ -203,50 +272,81 @@ export class Sluice {
       }),
       ...(signal ? { signal } : {}),
     });
-    return response.json();
   }
 
-  async #get<T>(path: string, options: CallOptions): Promise<T> {
-    return (await this.#call(path, { ...options })).json();
-  }
-
-  /** One request with its tries. */
-  async #call(path: string, init: RequestInit, retries = this.#retries): Promise<Response> {
+  /**
+   * One request with its retries.
+   * @param read reads the body of the response; a body that breaks off is requested again
+   */
+  async #call<T>(
+    path: string,
+    init: RequestInit,
+    {
+      retries = this.#retries,
+      read = readJson,
+    }: { retries?: number; read?: (response: Response) => Promise<T> } = {},
+  ): Promise<T> {
     const headers = { 'X-API-Key': this.#apiKey, ...init.headers };
+    let waitedMs = 0;
     for (let tries = 0; ; tries++) {
-      let error: unknown;
+      let error: SluiceError | ConnectionError;
       let waitMs = Math.min(LAST_WAIT_MS, FIRST_WAIT_MS * 2 ** tries);
       try {
         const response = await this.#fetch(`${this.#url}${path}`, { ...init, headers });
-        if (response.ok) return response;
+        if (response.ok) return await read(response);
         const refusal = await errorOf(response);
-        if (refusal.status !== 429 && refusal.status !== 503) throw refusal;
+        // A full storage does not become free by itself.
+        if ((refusal.status !== 429 && refusal.status !== 503) || refusal.code === 'storage_full')
+          throw refusal;
         error = refusal;
         if (refusal.retryAfterSeconds !== undefined) waitMs = refusal.retryAfterSeconds * 1000;
       } catch (thrown) {
         init.signal?.throwIfAborted();
         if (thrown instanceof SluiceError) throw thrown;
-        error = thrown;
+        error = new ConnectionError(this.#url, thrown);
       }
-      if (tries >= retries) throw error;
+      waitedMs += waitMs;
+      if (tries >= retries || waitedMs > this.#maxWaitMs) throw error;
+      this.#onRetry(error, waitMs);
       await wait(waitMs, init.signal ?? undefined);
     }
   }
+}
+
+/** The events of a response as they arrive. Not every browser can iterate over a stream itself. */
+async function readEvents({ body }: Response): Promise<AsyncGenerator<EventSourceMessage>> {
+  if (body === null) throw new TypeError('The stream of events has no body');
+  const reader = body
+    .pipeThrough(new TextDecoderStream())
+    .pipeThrough(new EventSourceParserStream())
+    .getReader();
+  return (async function* () {
+    try {
+      for (let next = await reader.read(); !next.done; next = await reader.read()) yield next.value;
+    } finally {
+      // A caller that stops early releases the connection.
+      await reader.cancel().catch(() => {});
+    }
+  })();
+}
+
+async function readJson(response: Response) {
+  return response.status === 204 ? undefined : response.json();
 }
 
 const isFinished = ({ status }: JobBody) => status !== 'queued' && status !== 'running';
 
 function wait(ms: number, signal: AbortSignal | undefined): Promise<void> {
   return new Promise((resolve, reject) => {
-    const aborted = () => {
+    const onAbort = () => {
       clearTimeout(timer);
       reject(signal?.reason);
     };
     const timer = setTimeout(() => {
-      signal?.removeEventListener('abort', aborted);
+      signal?.removeEventListener('abort', onAbort);
       resolve();
     }, ms);
-    if (signal?.aborted) aborted();
-    else signal?.addEventListener('abort', aborted, { once: true });
+    if (signal?.aborted) onAbort();
+    else signal?.addEventListener('abort', onAbort, { once: true });
   });
 }

@@ -1,15 +1,15 @@
-import type { ProblemBody } from '@sluice/contract';
+import type { Problem as ProblemBody } from './api.js';
 
-/** An answer that is an error, as Sluice tells it (RFC 9457). */
+/** An error response of Sluice (RFC 9457). */
 export class SluiceError extends Error {
   override name = 'SluiceError';
   /** HTTP status. */
   readonly status: number;
-  /** What went wrong, for a program; `http_<status>` where the answer was not Sluice's own. */
+  /** Code of the error for programs; `http_<status>` if the response did not come from Sluice. */
   readonly code: string;
   readonly requestId: string | undefined;
   readonly errors: ProblemBody['errors'];
-  /** Seconds after which another try is worth it, where the server says so. */
+  /** Seconds after which a retry makes sense, if the server says so. */
   readonly retryAfterSeconds: number | undefined;
 
   constructor(status: number, problem: Partial<ProblemBody>, retryAfterSeconds: number | undefined) {
@@ -22,14 +22,39 @@ export class SluiceError extends Error {
   }
 }
 
-/** Reads the error out of an answer. */
+/** A request got no response: the server cannot be reached, or the connection broke. */
+export class ConnectionError extends Error {
+  override name = 'ConnectionError';
+
+  /**
+   * @param cause what `fetch` threw
+   * @param what happened
+   */
+  constructor(url: string, cause: unknown, what = 'Cannot reach') {
+    super(`${what} ${url}: ${reasonOf(cause)}`, { cause });
+  }
+}
+
+/** The innermost reason of an error; `fetch` hides it in `cause`, and in Node in the errors of several addresses. */
+function reasonOf(error: unknown): string {
+  // No instanceof: `fetch` may belong to another realm.
+  if (typeof error !== 'object' || error === null) return String(error);
+  if ('cause' in error && error.cause) return reasonOf(error.cause);
+  if ('errors' in error && Array.isArray(error.errors) && error.errors.length > 0)
+    return reasonOf(error.errors[0]);
+  return 'message' in error ? String(error.message) : String(error);
+}
+
+/** Reads the error of a response. */
 export async function errorOf(response: Response): Promise<SluiceError> {
   const retryAfter = Number(response.headers.get('retry-after') ?? Number.NaN);
   let problem: Partial<ProblemBody> = {};
   try {
-    problem = await response.json();
+    const body: Partial<ProblemBody> & { error?: string } = await response.json();
+    // The routes in the shape of other APIs have only an "error".
+    problem = body.error === undefined ? body : { detail: body.error, ...body };
   } catch {
-    // A proxy's page, perhaps: the status says enough.
+    // Possibly an HTML page of a proxy; the status is enough.
   }
   return new SluiceError(response.status, problem, Number.isFinite(retryAfter) ? retryAfter : undefined);
 }

@@ -1,2 +1,2 @@
 export * from './client.js';
-export { SluiceError } from './error.js';
+export { ConnectionError, SluiceError } from './error.js';

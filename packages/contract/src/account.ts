@@ -1,6 +1,6 @@
 import { z } from 'zod';
 
-/** What a key may be used for; `batch` covers jobs. A new key has both. */
+/** What a key may be used for. `batch` covers jobs. A new key has both. */
 export const scopeSchema = z.enum(['predict', 'batch']);
 export type Scope = z.infer<typeof scopeSchema>;
 
@@ -19,12 +19,12 @@ export const accountSchema = z
         reset_seconds: z
           .int()
           .min(0)
-          .meta({ description: 'Until the next place comes free; 0 when all are free' }),
+          .meta({ description: 'Until the next slot is free; 0 when all are free' }),
       }),
     ),
     bulk: z
       .object({ limit: z.int().min(0), queued: z.int().min(0) })
-      .meta({ description: 'How many texts may wait in unfinished batches, and how many do' }),
+      .meta({ description: 'How many texts may wait in unfinished jobs, and how many do' }),
     expires_at: z.iso.datetime().nullable(),
   })
   .meta({ id: 'Account' });
@@ -35,5 +35,8 @@ export const healthSchema = z.object({ status: z.literal('ok') });
 
 export const readySchema = z.object({
   status: z.literal('ready'),
-  workers: z.int().min(0).meta({ description: 'Live workers; a gateway is ready without any' }),
+  workers: z.int().min(0).meta({ description: 'Live workers; a gateway is ready even without any' }),
+  storage: z.enum(['ok', 'full']).meta({
+    description: '`full`: Redis takes no writes, so work gets 503; results can be read',
+  }),
 });

@@ -1,5 +1,6 @@
 export * from './account.js';
-export * from './batch.js';
+export * from './huggingface.js';
+export * from './job.js';
 export * from './key.js';
 export * from './model.js';
 export * from './openapi.js';

@@ -1,11 +1,11 @@
 import { z } from 'zod';
 import { scopeSchema } from './account.js';
 
-/** A year: the longest window, in seconds. */
+/** The longest window: a year, in seconds. */
 export const MAX_WINDOW_SECONDS = 31_536_000;
 export const MAX_COUNT = 1_000_000_000;
 const MAX_WINDOWS = 8;
-/** Ten years: a key that lasts longer lasts for ever. */
+/** The longest duration of an expiry or grace period: ten years, in seconds. */
 export const MAX_LIFE_SECONDS = 10 * MAX_WINDOW_SECONDS;
 
 export const keyNameSchema = z
@@ -15,11 +15,24 @@ export const keyNameSchema = z
   .regex(/^(?=.*\S)\P{Cc}*$/u, 'not 1 to 200 characters on one line')
   .meta({ description: 'For people; need not be unique' });
 
-/** The windows of a key's rate limit; empty for those of the configuration. */
+/** A key that an operator supplies: what every client can send in a header field, and hard to guess. */
+export const suppliedKeySchema = z
+  .string()
+  .regex(/^[\x21-\x7e]{12,256}$/, 'not 12 to 256 printable ASCII characters without spaces');
+
+/** The public id of a key. */
+export const keyIdSchema = z.string().regex(/^[0-9a-f]{12}$/, 'not 12 hex digits');
+export const keyParams = z.object({ id: keyIdSchema });
+
+/** The windows of a key's rate limit; empty for the configured default. */
 export const limitsSchema = z
   .array(
-    z.object({
-      limit: z.int().min(1).max(MAX_COUNT).meta({ description: 'Most requests in any such window' }),
+    z.strictObject({
+      limit: z
+        .int()
+        .min(1)
+        .max(MAX_COUNT)
+        .meta({ description: 'Maximum number of requests in any window of this length' }),
       window_seconds: z.int().min(1).max(MAX_WINDOW_SECONDS),
     }),
   )
@@ -28,7 +41,9 @@ export const limitsSchema = z
     (limits) => new Set(limits.map((limit) => limit.window_seconds)).size === limits.length,
     'Two limits have windows of the same length',
   )
-  .meta({ description: 'Own rate limits, each with a window of another length; empty: those of the server' });
+  .meta({
+    description: 'Rate limits of the key, each with a different window; empty: the default of the server',
+  });
 
 const keyFields = {
   name: keyNameSchema,
@@ -39,12 +54,12 @@ const keyFields = {
     .transform((scopes) => [...new Set(scopes)]),
   limits: limitsSchema,
   bulk_limit: z.int().min(0).max(MAX_COUNT).meta({
-    description: 'How many texts may wait in unfinished batches',
+    description: 'How many texts may wait in unfinished jobs',
   }),
   expires_at: z.iso.datetime({ offset: true }).nullable().meta({ description: 'null: never' }),
 };
 
-export const createKeyBody = z.object({
+export const createKeyBody = z.strictObject({
   ...keyFields,
   scopes: keyFields.scopes.optional(),
   limits: keyFields.limits.optional(),
@@ -52,15 +67,15 @@ export const createKeyBody = z.object({
   expires_at: keyFields.expires_at.optional(),
 });
 
-export const updateKeyBody = z.object(keyFields).partial();
+export const updateKeyBody = z.strictObject(keyFields).partial();
 
-export const rotateKeyBody = z.object({
+export const rotateKeyBody = z.strictObject({
   grace_seconds: z
     .number()
     .min(0)
     .max(MAX_LIFE_SECONDS)
     .default(0)
-    .meta({ description: 'For how long the secret before is good beside the new one' }),
+    .meta({ description: 'How long the previous secret stays valid in addition to the new one' }),
 });
 
 /** A key without its secret. */
@@ -72,21 +87,21 @@ export const keySchema = z
     scopes: z.array(scopeSchema),
     limits: z
       .array(z.object({ limit: z.int().min(1), window_seconds: z.int().min(1) }))
-      .meta({ description: 'Empty: those of the server' }),
+      .meta({ description: 'Empty: the default of the server' }),
     bulk_limit: z.int().min(0),
     created_at: z.iso.datetime(),
     expires_at: z.iso.datetime().nullable(),
     revoked_at: z.iso.datetime().nullable(),
-    last_used_at: z.iso.datetime().nullable().meta({ description: 'To the minute' }),
+    last_used_at: z.iso.datetime().nullable().meta({ description: 'Precise to a minute' }),
     previous_secret_until: z.iso.datetime().nullable().meta({
-      description: 'Until then the secret before the last rotation is good too',
+      description: 'Until then the secret before the last rotation is valid too',
     }),
   })
   .meta({ id: 'Key' });
 export type KeyBody = z.infer<typeof keySchema>;
 
 export const keyWithSecretSchema = keySchema
-  .extend({ key: z.string().meta({ description: 'Shown this once' }) })
+  .extend({ key: z.string().meta({ description: 'Shown only once' }) })
   .meta({ id: 'KeyWithSecret' });
 
 export const keysSchema = z.object({ keys: z.array(keySchema), next_cursor: z.string().nullable() });
@@ -94,9 +109,9 @@ export const keysSchema = z.object({ keys: z.array(keySchema), next_cursor: z.st
 export const usageDaySchema = z
   .object({
     date: z.iso.date().meta({ description: 'In UTC' }),
-    requests: z.int().min(0).meta({ description: 'That took a place in the rate limit' }),
-    texts: z.int().min(0).meta({ description: 'Answered one by one, or accepted in batches' }),
-    refused: z.int().min(0).meta({ description: 'Refused with 403, 429 or 503' }),
+    requests: z.int().min(0).meta({ description: 'Requests that used a slot of the rate limit' }),
+    texts: z.int().min(0).meta({ description: 'Texts answered in requests, or accepted in jobs' }),
+    refused: z.int().min(0).meta({ description: 'Requests refused with 403, 429 or 503' }),
   })
   .meta({ id: 'UsageDay' });
 export type UsageDay = z.infer<typeof usageDaySchema>;
@@ -105,5 +120,5 @@ export const usageSchema = z.object({
   key_id: z.string(),
   days: z
     .array(usageDaySchema)
-    .meta({ description: 'Of the last 90 those on which anything was, oldest first' }),
+    .meta({ description: 'The days with any usage, of the last 90, oldest first' }),
 });

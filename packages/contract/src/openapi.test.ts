@@ -8,12 +8,14 @@ import { problemsOf, routesFor } from './routes.js';
 const bounds: Bounds = {
   maxTextChars: 10_000,
   requestTimeoutSeconds: 5,
+  bulkTimeoutSeconds: 60,
+  tasks: ['text-classification'] as const,
   maxBatchTexts: 100,
   models: ['one'],
 };
 const routes = routesFor(bounds);
 
-test('the document is valid OpenAPI 3.1 with a row for each route', async () => {
+test('the document is valid OpenAPI 3.1 and has every route', async () => {
   const document = openApi(routes, '1.2.3');
   const { valid, errors } = await new Validator().validate(structuredClone(document));
   expect(errors).toBeUndefined();
@@ -23,7 +25,7 @@ test('the document is valid OpenAPI 3.1 with a row for each route', async () => 
   expect(Object.keys(document.paths as object)).toEqual([...paths]);
 });
 
-test('every problem of the table that a route can meet is in its answers', () => {
+test('the responses of a route include every error it can have', () => {
   const { paths } = openApi(routes, '1') as { paths: Record<string, Record<string, { responses: object }>> };
   for (const route of Object.values(routes)) {
     const answers = Object.keys(paths[route.path.replace(':id', '{id}')]?.[route.method]?.responses ?? {});

@@ -9,18 +9,21 @@ const rateLimitHeaders = {
     description: 'The limits, as `"name";q=quota;w=seconds`',
     schema: { type: 'string' },
   },
-  RateLimit: { description: 'What is left, as `"name";r=remaining;t=seconds`', schema: { type: 'string' } },
+  RateLimit: { description: 'What remains, as `"name";r=remaining;t=seconds`', schema: { type: 'string' } },
 };
 const requestIdHeader = {
-  'X-Request-Id': { description: "The caller's, or one made here", schema: { type: 'string' } },
+  'X-Request-Id': { description: "The caller's id, or a generated one", schema: { type: 'string' } },
 };
 const retryAfterHeader = { 'Retry-After': { description: 'Whole seconds', schema: { type: 'integer' } } };
 
 const tags = [
-  { name: 'Work', description: 'Takes a place in the rate limit' },
-  { name: 'Jobs', description: 'Costs nothing; only the key that made a job sees it' },
-  { name: 'Keys', description: 'For the operator, with the admin token' },
-  { name: 'About', description: 'Costs nothing' },
+  {
+    name: 'Work',
+    description: 'Each request uses one slot of the rate limit, unless it ends in 401, 403, 429 or 503',
+  },
+  { name: 'Jobs', description: 'These requests use no slot. Only the key that created a job can see it' },
+  { name: 'Keys', description: 'For operators, with the admin token' },
+  { name: 'About', description: 'These requests use no slot' },
 ];
 
 function tagOf({ limited, access }: Route): string {
@@ -34,32 +37,50 @@ const STATUS = { 200: 'OK', 201: 'Created', 202: 'Accepted' } as const;
 const relocate = (json: unknown): Json =>
   JSON.parse(JSON.stringify(json).replaceAll('#/$defs/', '#/components/schemas/')) as Json;
 
-/** JSON Schema of one zod schema; each part that has an `id` goes to `components` and leaves a reference. */
+/** JSON Schema of a zod schema. Each part with an `id` moves to `components` and is replaced by a reference. */
 function jsonSchema(schema: z.ZodType, io: 'input' | 'output', components: Json): Json {
   const { $schema, $defs, ...json } = z.toJSONSchema(schema, {
     io,
-    override: ({ jsonSchema: made }) => {
-      delete made.id;
-      // A later version may add fields, and clients must not break on them.
-      delete made.additionalProperties;
+    override: ({ jsonSchema: generated }) => {
+      delete generated.id;
+      // A later version may add fields, and clients must not break on them. What a request may not have stays.
+      if (io === 'output' || generated.additionalProperties !== false) delete generated.additionalProperties;
     },
   });
   for (const [name, definition] of Object.entries($defs ?? {})) components[name] = relocate(definition);
   return relocate(json);
 }
 
-function parametersOf(schema: z.ZodObject | undefined, place: 'path' | 'query'): Json[] {
+function parametersOf(schema: z.ZodObject | undefined, location: 'path' | 'query' | 'header'): Json[] {
   if (schema === undefined) return [];
   const { properties = {}, required = [] } = z.toJSONSchema(schema, { io: 'input' });
   return Object.entries(properties).map(([name, property]) => ({
     name,
-    in: place,
-    required: place === 'path' || required.includes(name),
-    schema: property,
+    in: location,
+    required: location === 'path' || required.includes(name),
+    // The rest of a path is a list to the router, and one text to a client.
+    schema:
+      location === 'path' && Reflect.get(Object(property), 'type') === 'array'
+        ? { type: 'string' }
+        : property,
   }));
 }
 
-function answersWith(codes: readonly ProblemCode[], route: Route): Json {
+/** A response with an error, as a client gets it. */
+function exampleOf(code: ProblemCode): Json {
+  const { status, title, detail } = problems[code];
+  return {
+    type: `/errors/${code}`,
+    title,
+    status,
+    detail,
+    code,
+    request_id: 'b2f1c0de-0000-4000-8000-000000000000',
+    ...(code === 'validation_failed' ? { errors: [{ pointer: '/text', detail: 'The text is empty' }] } : {}),
+  };
+}
+
+function problemResponses(codes: readonly ProblemCode[], route: Route, components: Json): Json {
   const byStatus = new Map<number, ProblemCode[]>();
   for (const code of codes) {
     const { status } = problems[code];
@@ -80,7 +101,14 @@ function answersWith(codes: readonly ProblemCode[], route: Route): Json {
               ? { 'WWW-Authenticate': { description: 'How to authenticate', schema: { type: 'string' } } }
               : {}),
           },
-          content: { 'application/problem+json': { schema: { $ref: '#/components/schemas/Problem' } } },
+          content: route.error
+            ? { 'application/json': { schema: jsonSchema(route.error, 'output', components) } }
+            : {
+                'application/problem+json': {
+                  schema: { $ref: '#/components/schemas/Problem' },
+                  examples: Object.fromEntries(group.map((code) => [code, { value: exampleOf(code) }])),
+                },
+              },
         },
       ]),
   );
@@ -88,7 +116,7 @@ function answersWith(codes: readonly ProblemCode[], route: Route): Json {
 
 /**
  * The OpenAPI 3.1 document of a table of routes.
- * @param routes the table, as {@link Route} rows by operation name
+ * @param routes the table, {@link Route} entries by operation name
  * @param version of the service
  */
 export function openApi(routes: Readonly<Record<string, Route>>, version: string): Json {
@@ -96,7 +124,11 @@ export function openApi(routes: Readonly<Record<string, Route>>, version: string
   jsonSchema(problemSchema, 'output', components);
   const paths: Record<string, Json> = {};
   for (const [operationId, route] of Object.entries(routes)) {
-    const parameters = [...parametersOf(route.params, 'path'), ...parametersOf(route.query, 'query')];
+    const parameters = [
+      ...parametersOf(route.params, 'path'),
+      ...parametersOf(route.query, 'query'),
+      ...parametersOf(route.headers, 'header'),
+    ];
     const also = route.alsoAnswers ?? [];
     const otherTypes = Object.fromEntries(
       also.flatMap(({ mediaType }) => (mediaType ? [[mediaType, { schema: { type: 'string' } }]] : [])),
@@ -106,7 +138,7 @@ export function openApi(routes: Readonly<Record<string, Route>>, version: string
         mediaType ? [] : [[status, { description, headers: requestIdHeader }]],
       ),
     );
-    const path = route.path.replaceAll(/:(\w+)/g, '{$1}');
+    const path = route.path.replaceAll(/[:*](\w+)/g, '{$1}');
     const operation = {
       operationId,
       summary: route.summary,
@@ -116,10 +148,23 @@ export function openApi(routes: Readonly<Record<string, Route>>, version: string
       ...(route.body
         ? {
             requestBody: {
-              required: true,
+              required: !route.bodyOptional,
               content: {
                 'application/json': { schema: jsonSchema(route.body, 'input', components) },
-                ...(route.upload ? { 'application/x-ndjson': { schema: { type: 'string' } } } : {}),
+                ...(route.line
+                  ? {
+                      'application/x-ndjson': {
+                        schema: {
+                          type: 'string',
+                          description:
+                            'One JSON value per line: a text, or an object with a text and your id of it',
+                          contentMediaType: 'application/json',
+                          contentSchema: jsonSchema(route.line, 'input', components),
+                        },
+                        example: '"I love it"\n{"id": "yours", "text": "I do not"}\n',
+                      },
+                    }
+                  : {}),
               },
             },
           }
@@ -135,7 +180,7 @@ export function openApi(routes: Readonly<Record<string, Route>>, version: string
           },
         },
         ...otherStatuses,
-        ...answersWith(problemsOf(route), route),
+        ...problemResponses(problemsOf(route), route, components),
       },
     };
     paths[path] = { ...paths[path], [route.method]: operation };
@@ -146,7 +191,7 @@ export function openApi(routes: Readonly<Record<string, Route>>, version: string
       title: 'Sluice',
       version,
       description:
-        'A model behind an API: keys, exact rate limits, a queue. Errors are `application/problem+json` (RFC 9457).',
+        'Self-hosted API and batch queue for transformers.js models. Errors are `application/problem+json` (RFC 9457).',
       license: { name: 'MIT', identifier: 'MIT' },
     },
     tags: tags.filter(({ name }) => Object.values(routes).some((route) => tagOf(route) === name)),

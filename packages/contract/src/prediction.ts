@@ -1,26 +1,33 @@
+import { labelScoreSchema as modelLabelScoreSchema, type TaskName } from '@sluice/tasks';
 import { z } from 'zod';
 
-/** What the operator configures and a body has to keep to. */
+/** Configured limits of the bodies. */
 export interface Bounds {
-  /** Longest text, in Unicode characters (code points). */
+  /** Maximum length of a text in Unicode characters (code points). */
   maxTextChars: number;
-  /** Deadline of an interactive request, in seconds; a request may ask for less. */
+  /** Longest deadline of an interactive request, of all models, in seconds; a request may ask for a shorter one. */
   requestTimeoutSeconds: number;
-  /** Most texts of a batch. */
+  /** Deadline of a request in the bulk lane in seconds. */
+  bulkTimeoutSeconds: number;
+  /** Maximum number of texts of a job. */
   maxBatchTexts: number;
-  /** Ids of the configured models, the default first. */
-  models: [string, ...string[]];
+  /** Ids and aliases of the configured models. */
+  models: readonly string[];
+  /** Tasks of the configured models. */
+  tasks: readonly TaskName[];
 }
 
-/** Shortest deadline a request may ask for, in seconds. */
+/** Shortest deadline that a request may ask for, in seconds. */
 const MIN_TIMEOUT_SECONDS = 0.1;
 
-/** Which model a request is for. */
-export function modelId({ models }: Bounds) {
+/** The model that a request names. */
+export function modelId({ models }: Pick<Bounds, 'models'>) {
   return z
-    .enum(models, 'No such model is configured')
+    .enum([...models], `This model is not configured; there are: ${models.join(', ')}`)
     .optional()
-    .meta({ description: 'Id of a configured model; without it, the default' });
+    .meta({
+      description: "Id or alias of a configured model; if not given, the first one of the route's task",
+    });
 }
 
 function characters(text: string): number {
@@ -29,43 +36,52 @@ function characters(text: string): number {
   return count;
 }
 
+/** Why a text is not accepted; undefined if it is. */
+export function textProblem(text: string, maxTextChars: number): string | undefined {
+  if (text.trim() === '') return 'The text is empty or only white space';
+  if (text.length > maxTextChars && characters(text) > maxTextChars)
+    return `The text is longer than ${maxTextChars} characters`;
+  if (!text.isWellFormed()) return 'The text contains half a surrogate pair, which is not valid Unicode';
+  return undefined;
+}
+
 /** JSON Schema counts `maxLength` in Unicode characters; zod's own `max` counts UTF-16 units. */
 export function textSchema(maxTextChars: number) {
   return z
     .string()
     .superRefine((text, context) => {
-      const message =
-        text.trim() === ''
-          ? 'The text is empty or only white space'
-          : text.length > maxTextChars && characters(text) > maxTextChars
-            ? `The text is longer than ${maxTextChars} characters`
-            : !text.isWellFormed()
-              ? 'The text holds half a surrogate pair, which is not Unicode'
-              : undefined;
+      const message = textProblem(text, maxTextChars);
       if (message) context.addIssue({ code: 'custom', message });
     })
     .meta({
       minLength: 1,
       maxLength: maxTextChars,
       pattern: '\\S',
-      description: 'The text, not only white space',
+      description: 'The text; must not be only white space',
       examples: ['This product is amazing!'],
     });
 }
 
 /** The body of `POST /predict` and `POST /analyze_comment`. */
 export function textBody(bounds: Bounds) {
-  const { maxTextChars, requestTimeoutSeconds } = bounds;
   return z.object({
-    text: textSchema(maxTextChars),
+    text: textSchema(bounds.maxTextChars),
     model: modelId(bounds),
-    timeout_seconds: z
-      .number()
-      .min(Math.min(MIN_TIMEOUT_SECONDS, requestTimeoutSeconds))
-      .max(requestTimeoutSeconds)
-      .optional()
-      .meta({ description: 'A shorter deadline than the usual one, in seconds' }),
+    timeout_seconds: timeoutSeconds(bounds),
   });
+}
+
+/** A deadline that a request asks for. */
+export function timeoutSeconds({ requestTimeoutSeconds }: Bounds) {
+  return z
+    .number()
+    .min(Math.min(MIN_TIMEOUT_SECONDS, requestTimeoutSeconds))
+    .max(requestTimeoutSeconds)
+    .optional()
+    .meta({
+      description: "A shorter deadline than the model's, in seconds; a longer one has no effect",
+      examples: [requestTimeoutSeconds],
+    });
 }
 
 /** The body of `POST /analyze`. */
@@ -75,36 +91,32 @@ export function analyzeBody(bounds: Bounds) {
   });
 }
 
-export const labelScoreSchema = z
-  .object({
+export const labelScoreSchema = modelLabelScoreSchema
+  .extend({
     label: z.string().meta({ examples: ['POSITIVE'] }),
-    score: z.number().min(0).max(1).meta({ description: "The model's output for the label, not rounded" }),
+    score: z.number().meta({ description: "The model's score for the label, not rounded" }),
   })
   .meta({ id: 'LabelScore' });
 
 const truncated = z
   .literal(true)
   .optional()
-  .meta({ description: 'There when the text was cut to the tokens that the model takes' });
+  .meta({ description: 'Present if the text was truncated to the maximum number of tokens of the model' });
 
 export const predictionSchema = z
   .object({
     text: z.string(),
     sentiment: z.string().meta({ description: 'The top label, in lower case', examples: ['positive'] }),
-    confidence: z
-      .number()
-      .min(0)
-      .max(1)
-      .meta({ description: 'Its score', examples: [0.9987] }),
+    confidence: z.number().meta({ description: 'The score of that label', examples: [0.9987] }),
     status: z.literal('success'),
-    requests_remaining: z.int().min(0).meta({ description: 'Left in the tightest window' }),
+    requests_remaining: z.int().min(0).meta({ description: 'Slots that remain in the tightest window' }),
     truncated,
   })
   .meta({ id: 'Prediction' });
 
 export const analysisSchema = z
   .object({
-    sentiment: z.array(labelScoreSchema).meta({ description: "The pipeline's own result" }),
+    sentiment: z.array(labelScoreSchema).meta({ description: 'The labels with their scores, best first' }),
     truncated,
   })
   .meta({ id: 'Analysis' });
@@ -116,4 +128,3 @@ export const commentSchema = z
 export type Prediction = z.infer<typeof predictionSchema>;
 export type Analysis = z.infer<typeof analysisSchema>;
 export type CommentAnalysis = z.infer<typeof commentSchema>;
-export type LabelScore = z.infer<typeof labelScoreSchema>;

@@ -1,8 +1,7 @@
 import { z } from 'zod';
 
 /**
- * Every error a client can meet: its status, the title of that status (RFC 9110), and the default `detail`.
- * Sent as `application/problem+json` (RFC 9457).
+ * Every error that a client can get: its status, the title of that status (RFC 9110), and the default `detail`.
  */
 export const problems = {
   bad_request: { status: 400, title: 'Bad Request', detail: 'The request is not valid HTTP' },
@@ -12,22 +11,17 @@ export const problems = {
   conflicting_keys: {
     status: 401,
     title: 'Unauthorized',
-    detail: 'The request carries different keys',
+    detail: 'The request contains different keys',
   },
   invalid_api_key: { status: 403, title: 'Forbidden', detail: 'Invalid API key' },
   invalid_admin_token: { status: 401, title: 'Unauthorized', detail: 'Invalid admin token' },
-  missing_scope: { status: 403, title: 'Forbidden', detail: 'This API key lacks a scope' },
+  missing_scope: { status: 403, title: 'Forbidden', detail: 'This API key lacks the required scope' },
   not_found: { status: 404, title: 'Not Found', detail: 'Not Found' },
   method_not_allowed: { status: 405, title: 'Method Not Allowed', detail: 'Method Not Allowed' },
   results_not_ready: {
     status: 409,
     title: 'Conflict',
-    detail: 'The job is not finished; ask later, or with partial=true for its finished beginning',
-  },
-  idempotency_arriving: {
-    status: 409,
-    title: 'Conflict',
-    detail: 'The first request with this Idempotency-Key is still arriving',
+    detail: 'The job is not finished. Retry later, or set partial=true for the results so far',
   },
   key_not_live: {
     status: 409,
@@ -38,26 +32,36 @@ export const problems = {
   request_timed_out: { status: 408, title: 'Request Timeout', detail: 'The request took too long to arrive' },
   body_too_large: { status: 413, title: 'Content Too Large', detail: 'The body is too large' },
   uri_too_long: { status: 414, title: 'URI Too Long', detail: 'The URL is too long' },
-  batch_too_large: { status: 413, title: 'Content Too Large', detail: 'The batch has too many texts' },
+  batch_too_large: { status: 413, title: 'Content Too Large', detail: 'The job has too many inputs' },
   unsupported_media_type: {
     status: 415,
     title: 'Unsupported Media Type',
-    detail: 'Send application/json (a batch also as application/x-ndjson) in UTF-8, plain or gzip',
+    detail: 'Send application/json (for a job also application/x-ndjson) in UTF-8, uncompressed or gzip',
   },
   expectation_failed: {
     status: 417,
     title: 'Expectation Failed',
-    detail: 'Only "Expect: 100-continue" is understood',
+    detail: 'Only "Expect: 100-continue" is supported',
   },
   validation_failed: {
     status: 422,
     title: 'Unprocessable Content',
-    detail: 'The request does not fit the schema',
+    detail: 'The request does not match the schema',
+  },
+  input_too_long: {
+    status: 422,
+    title: 'Unprocessable Content',
+    detail: 'The input has more tokens than the model can read, and "truncate" is false',
+  },
+  wrong_parameter: {
+    status: 422,
+    title: 'Unprocessable Content',
+    detail: 'The model does not support the value of a parameter',
   },
   idempotency_mismatch: {
     status: 422,
     title: 'Unprocessable Content',
-    detail: 'This Idempotency-Key stands for another body',
+    detail: 'Idempotency-Key was already used with a different body',
   },
   rate_limited: {
     status: 429,
@@ -67,12 +71,17 @@ export const problems = {
   bulk_allowance_used: {
     status: 429,
     title: 'Too Many Requests',
-    detail: "The key's bulk allowance is used up by unfinished batches. Please try again later.",
+    detail: "The key's bulk allowance is used up by unfinished jobs. Please try again later.",
   },
   too_many_failures: {
     status: 429,
     title: 'Too Many Requests',
     detail: 'Too many failed authentications from this address. Please try again later.',
+  },
+  too_many_streams: {
+    status: 429,
+    title: 'Too Many Requests',
+    detail: 'The key holds too many streams of events at once. Close one, or try again later.',
   },
   headers_too_large: {
     status: 431,
@@ -84,13 +93,18 @@ export const problems = {
   overloaded: {
     status: 503,
     title: 'Service Unavailable',
-    detail: 'Overloaded: the answer would come too late. Please try again later.',
+    detail: 'Overloaded: the answer would be too late. Please try again later.',
   },
   no_worker: { status: 503, title: 'Service Unavailable', detail: 'No live worker serves this model' },
   nearly_full: {
     status: 503,
     title: 'Service Unavailable',
-    detail: 'No room for another batch. Please try again later.',
+    detail: 'Redis has too little memory for another job. Please try again later.',
+  },
+  storage_full: {
+    status: 503,
+    title: 'Service Unavailable',
+    detail: 'The storage is full. Results can still be read. Please try again later.',
   },
   unavailable: {
     status: 503,
@@ -107,9 +121,9 @@ export const problemSchema = z
     type: z.string().meta({ description: '`/errors/<code>`' }),
     title: z.string(),
     status: z.int().min(400).max(599),
-    detail: z.string().meta({ description: 'What went wrong, for a person' }),
-    code: z.string().meta({ description: 'What went wrong, for a program' }),
-    request_id: z.string().meta({ description: 'The `X-Request-Id` of this answer' }),
+    detail: z.string().meta({ description: 'Description of the error for people' }),
+    code: z.string().meta({ description: 'Code of the error for programs' }),
+    request_id: z.string().meta({ description: 'The `X-Request-Id` of this response' }),
     errors: z
       .array(
         z.object({
@@ -118,7 +132,7 @@ export const problemSchema = z
         }),
       )
       .optional()
-      .meta({ description: 'With 422: each thing that is wrong' }),
+      .meta({ description: 'For 422: each invalid value' }),
   })
   .meta({ id: 'Problem', description: 'An error (RFC 9457)' });
 

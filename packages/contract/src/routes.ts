@@ -1,19 +1,23 @@
 import { z } from 'zod';
 import { accountSchema, healthSchema, itemsSchema, readySchema, type Scope } from './account.js';
+import { inferenceBody, inferenceErrorSchema } from './huggingface.js';
 import {
   acceptedSchema,
   batchBody,
+  batchHeaders,
+  batchLine,
   batchQuery,
-  idParams,
   jobEventSchema,
+  jobParams,
   jobSchema,
   jobsSchema,
   pageQuery,
   resultsQuery,
   resultsSchema,
-} from './batch.js';
+} from './job.js';
 import {
   createKeyBody,
+  keyParams,
   keySchema,
   keysSchema,
   keyWithSecretSchema,
@@ -32,47 +36,63 @@ import {
 } from './prediction.js';
 import type { ProblemCode } from './problem.js';
 
-/** One row of the table that mounts the gateway, validates, types and makes the OpenAPI document. */
+/** One entry of the table that mounts the routes, validates requests, types handlers and generates the OpenAPI document. */
 export interface Route {
   method: 'get' | 'post' | 'patch' | 'delete';
   path: string;
   summary: string;
-  /** `open` needs no key, `key` any valid key, a scope a key that has it, `admin` the operator's token. */
+  /** `open` needs no key, `key` any valid key, a scope a key with that scope, `admin` the admin token. */
   access: 'open' | 'key' | 'admin' | Scope;
-  /** Whether a request takes a place in the key's rate limit. */
+  /** Whether a request uses a slot of the key's rate limit. */
   limited: boolean;
-  /** Schema of the JSON body, where the route takes one. */
+  /** Schema of the JSON body, if the route takes one. */
   body: z.ZodType | undefined;
-  /** Whether the handler reads the body itself, as it arrives; it may be NDJSON too. */
+  /** Whether a request without a body is the same as one with `{}`. */
+  bodyOptional?: boolean;
+  /** Schema of a line of NDJSON, for the document. */
+  line?: z.ZodType;
+  /** Header fields that the route reads, for the document. */
+  headers?: z.ZodObject;
+  /** Whether the body may hold many inputs, and be larger than another one. */
+  largeBody?: boolean;
+  /** Whether the handler reads the body itself as a stream; it may also be NDJSON. */
   upload?: boolean;
-  /** Schema of the path's parameters, where it has any. */
+  /** Schema of the path parameters, if there are any. Other values get 404. */
   params?: z.ZodObject;
-  /** Schema of the query, where the route reads one. */
+  /** Schema of the query, if the route reads one. */
   query?: z.ZodObject;
-  /** Status of the answer when all is well; 200 if not given. */
+  /** Status of a successful response; 200 if not given. */
   success?: 201 | 202;
-  /** Schema of that answer. */
+  /** Schema of that response. */
   answer: z.ZodType;
-  /** Media type of that answer. */
+  /** Media type of that response. */
   mediaType: string;
-  /** Other media types and answers that the route may give. */
+  /** Other media types and successful responses of the route. */
   alsoAnswers?: readonly { status: number; mediaType?: string; description: string }[];
-  /** What the route itself can refuse with; those of keys, limits and bodies are added by {@link problemsOf}. */
+  /** Schema of an error; a problem (RFC 9457) if not given. */
+  error?: z.ZodType;
+  /** Errors of the route itself; {@link problemsOf} adds those of keys, limits and bodies. */
   problems: readonly ProblemCode[];
 }
 
 const work = { method: 'post', access: 'predict', limited: true, mediaType: 'application/json' } as const;
 const about = { method: 'get', limited: false, body: undefined, mediaType: 'application/json' } as const;
 const jobs = { limited: false, access: 'batch', body: undefined, mediaType: 'application/json' } as const;
-const workProblems = ['analysis_timed_out', 'analysis_failed', 'no_worker', 'overloaded'] as const;
+const workProblems = [
+  'analysis_timed_out',
+  'analysis_failed',
+  'no_worker',
+  'overloaded',
+  'storage_full',
+] as const;
 
-/** The rows of whoever watches a process. */
+/** The routes of health checks. */
 const probes = {
   health: {
     ...about,
     path: '/health',
     access: 'open',
-    summary: '200 while the process lives',
+    summary: '200 while the process is alive',
     answer: healthSchema,
     problems: [],
   },
@@ -88,14 +108,14 @@ const probes = {
 
 /**
  * The table of routes.
- * @param bounds what the operator configured: it shapes the bodies' schemas
+ * @param bounds configured limits, which become part of the schemas
  */
 export function routesFor(bounds: Bounds) {
   return {
     predict: {
       ...work,
       path: '/predict',
-      summary: 'Sentiment of one text, with its confidence',
+      summary: 'Sentiment and confidence of one text',
       body: textBody(bounds),
       answer: predictionSchema,
       problems: workProblems,
@@ -103,7 +123,7 @@ export function routesFor(bounds: Bounds) {
     analyze: {
       ...work,
       path: '/analyze',
-      summary: "The pipeline's own result for one text",
+      summary: 'Labels and scores of one text',
       body: analyzeBody(bounds),
       answer: analysisSchema,
       problems: workProblems,
@@ -120,18 +140,25 @@ export function routesFor(bounds: Bounds) {
       ...work,
       access: 'batch',
       path: '/analyze_batch',
-      summary: 'Hand over a batch: every text gets exactly one answer',
+      summary: 'Submit a job: every text gets exactly one answer',
       body: batchBody(bounds),
       upload: true,
+      line: z.union([
+        batchLine(bounds).text,
+        batchLine(bounds).object,
+        batchLine(bounds).input,
+        batchLine(bounds).batch,
+      ]),
+      headers: batchHeaders,
       query: batchQuery(bounds),
       success: 202,
       answer: acceptedSchema,
       problems: [
-        'idempotency_arriving',
         'idempotency_mismatch',
         'batch_too_large',
         'bulk_allowance_used',
         'nearly_full',
+        'storage_full',
         'unavailable',
       ],
     },
@@ -139,8 +166,8 @@ export function routesFor(bounds: Bounds) {
       ...jobs,
       method: 'get',
       path: '/jobs/:id',
-      summary: 'A job: status and progress',
-      params: idParams,
+      summary: 'Status and progress of a job',
+      params: jobParams,
       answer: jobSchema,
       problems: ['not_found'],
     },
@@ -148,8 +175,9 @@ export function routesFor(bounds: Bounds) {
       ...jobs,
       method: 'get',
       path: '/jobs/:id/results',
-      summary: 'Its results, in input order: a page, or with `Accept: application/x-ndjson` all of them',
-      params: idParams,
+      summary:
+        'Results of a job in input order: one page, or all of them with `Accept: application/x-ndjson`',
+      params: jobParams,
       query: resultsQuery,
       answer: resultsSchema,
       alsoAnswers: [{ status: 200, mediaType: 'application/x-ndjson', description: 'OK' }],
@@ -159,27 +187,36 @@ export function routesFor(bounds: Bounds) {
       ...jobs,
       method: 'get',
       path: '/jobs/:id/events',
-      summary: 'Its progress as Server-Sent Events, until it has ended',
-      params: idParams,
+      summary: 'Progress of a job as Server-Sent Events, until it has ended',
+      params: jobParams,
       answer: jobEventSchema,
       mediaType: 'text/event-stream',
-      problems: ['not_found', 'shutting_down'],
+      problems: ['not_found', 'too_many_streams', 'shutting_down'],
     },
     endJob: {
       ...jobs,
       method: 'delete',
       path: '/jobs/:id',
-      summary: 'Cancels a job that is unfinished; erases one that is finished',
-      params: idParams,
+      summary: 'Cancel an unfinished job, or erase a finished one',
+      params: jobParams,
       answer: jobSchema,
       alsoAnswers: [{ status: 204, description: 'Erased' }],
+      problems: ['not_found'],
+    },
+    cancelJob: {
+      ...jobs,
+      method: 'post',
+      path: '/jobs/:id/cancel',
+      summary: 'Cancel a job; one that has already ended stays as it is',
+      params: jobParams,
+      answer: jobSchema,
       problems: ['not_found'],
     },
     jobs: {
       ...jobs,
       method: 'get',
       path: '/jobs',
-      summary: 'Own jobs, newest first',
+      summary: 'Jobs of the key, newest first',
       query: pageQuery,
       answer: jobsSchema,
       problems: [],
@@ -188,7 +225,7 @@ export function routesFor(bounds: Bounds) {
       ...about,
       path: '/items/',
       access: 'key',
-      summary: "The caller's own key",
+      summary: "The caller's key",
       answer: itemsSchema,
       problems: [],
     },
@@ -196,7 +233,7 @@ export function routesFor(bounds: Bounds) {
       ...about,
       path: '/me',
       access: 'key',
-      summary: "What the caller's key may do, and what is left of its limits",
+      summary: "Scopes of the caller's key, and what remains of its limits",
       answer: accountSchema,
       problems: [],
     },
@@ -204,7 +241,7 @@ export function routesFor(bounds: Bounds) {
       ...about,
       path: '/models',
       access: 'key',
-      summary: 'The configured models, with what live workers say of them',
+      summary: 'The configured models, with what live workers report about them',
       answer: modelsSchema,
       problems: [],
     },
@@ -213,7 +250,7 @@ export function routesFor(bounds: Bounds) {
       ...about,
       path: '/docs',
       access: 'open',
-      summary: 'This reference, as a page',
+      summary: 'This reference as a page',
       answer: z.string(),
       mediaType: 'text/html',
       problems: [],
@@ -222,7 +259,7 @@ export function routesFor(bounds: Bounds) {
       ...about,
       path: '/openapi.json',
       access: 'open',
-      summary: 'This reference, as OpenAPI 3.1',
+      summary: 'This reference as OpenAPI 3.1',
       answer: z.record(z.string(), z.unknown()),
       problems: [],
     },
@@ -231,15 +268,34 @@ export function routesFor(bounds: Bounds) {
 
 export type Routes = ReturnType<typeof routesFor>;
 
+/** The table of routes in the shape of the Hugging Face Inference API. */
+export function inferenceRoutesFor(bounds: Bounds) {
+  return {
+    infer: {
+      ...work,
+      path: '/models/*id',
+      summary: 'The output of any model, in the shape of the Hugging Face Inference API',
+      params: z.object({ id: z.array(z.string()).transform((parts) => parts.join('/')) }),
+      body: inferenceBody(bounds),
+      largeBody: true,
+      answer: z.unknown(),
+      error: inferenceErrorSchema,
+      problems: ['not_found', 'input_too_long', ...workProblems],
+    },
+  } as const satisfies Record<string, Route>;
+}
+
+export type InferenceRoutes = ReturnType<typeof inferenceRoutesFor>;
+
 const admin = { access: 'admin', limited: false, mediaType: 'application/json' } as const;
 
-/** The table of the gateway's admin port. */
+/** The table of routes of the gateway's admin port. */
 export const adminRoutes = {
   createKey: {
     ...admin,
     method: 'post',
     path: '/admin/keys',
-    summary: 'Make a key; the answer alone shows it',
+    summary: 'Create a key; only this response shows it',
     body: createKeyBody,
     success: 201,
     answer: keyWithSecretSchema,
@@ -249,7 +305,7 @@ export const adminRoutes = {
     ...admin,
     method: 'get',
     path: '/admin/keys',
-    summary: 'All keys, live or not, oldest first',
+    summary: 'All keys, also revoked and expired ones, oldest first',
     body: undefined,
     query: pageQuery,
     answer: keysSchema,
@@ -259,9 +315,9 @@ export const adminRoutes = {
     ...admin,
     method: 'get',
     path: '/admin/keys/:id',
-    summary: 'A key',
+    summary: 'One key',
     body: undefined,
-    params: idParams,
+    params: keyParams,
     answer: keySchema,
     problems: ['not_found'],
   },
@@ -269,9 +325,9 @@ export const adminRoutes = {
     ...admin,
     method: 'patch',
     path: '/admin/keys/:id',
-    summary: 'Change what is named; the next request goes by it',
+    summary: 'Change the given fields of a key; the next request sees them',
     body: updateKeyBody,
-    params: idParams,
+    params: keyParams,
     answer: keySchema,
     problems: ['not_found', 'key_not_live'],
   },
@@ -279,9 +335,9 @@ export const adminRoutes = {
     ...admin,
     method: 'delete',
     path: '/admin/keys/:id',
-    summary: 'Revoke a key, at once and for good; its unfinished jobs are canceled, its record stays',
+    summary: 'Revoke a key, at once and permanently. Its unfinished jobs are canceled, its record stays',
     body: undefined,
-    params: idParams,
+    params: keyParams,
     answer: keySchema,
     problems: ['not_found'],
   },
@@ -289,9 +345,10 @@ export const adminRoutes = {
     ...admin,
     method: 'post',
     path: '/admin/keys/:id/rotate',
-    summary: 'Give a key a new secret; id, limits and jobs stay',
+    summary: 'Give a key a new secret; its id, limits and jobs stay',
     body: rotateKeyBody,
-    params: idParams,
+    bodyOptional: true,
+    params: keyParams,
     answer: keyWithSecretSchema,
     problems: ['not_found', 'key_not_live'],
   },
@@ -299,9 +356,9 @@ export const adminRoutes = {
     ...admin,
     method: 'get',
     path: '/admin/keys/:id/usage',
-    summary: 'What was done with a key, by day',
+    summary: 'Usage of a key by day',
     body: undefined,
-    params: idParams,
+    params: keyParams,
     answer: usageSchema,
     problems: ['not_found'],
   },
@@ -310,7 +367,7 @@ export const adminRoutes = {
     ...about,
     path: '/admin/openapi.json',
     access: 'open',
-    summary: 'This reference, as OpenAPI 3.1',
+    summary: 'This reference as OpenAPI 3.1',
     answer: z.record(z.string(), z.unknown()),
     problems: [],
   },
@@ -326,7 +383,7 @@ const bodyProblems = [
   'validation_failed',
 ] as const;
 
-/** Every code that a route can answer with, in the order in which a request meets them. */
+/** Every error code of a route, in the order of the checks that a request passes. */
 export function problemsOf(route: Route): ProblemCode[] {
   const codes: ProblemCode[] = [
     'bad_request',
@@ -346,8 +403,9 @@ export function problemsOf(route: Route): ProblemCode[] {
       'unavailable',
     );
     if (route.access !== 'key') codes.push('missing_scope');
+    codes.push('rate_limited');
   }
-  if (route.limited) codes.push('rate_limited', 'shutting_down');
+  if (route.limited) codes.push('shutting_down');
   if (route.body) codes.push(...bodyProblems);
   else if (route.query) codes.push('validation_failed');
   codes.push(...route.problems, 'internal_error');

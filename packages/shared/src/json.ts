@@ -1,6 +1,6 @@
 import { z } from 'zod';
 
-/** JSON text, parsed and then checked against a schema. */
+/** Schema of JSON text that is parsed and then checked against another schema. */
 export function json<T extends z.ZodType>(schema: T) {
   return z
     .string()

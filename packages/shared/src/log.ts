@@ -16,19 +16,22 @@ const secrets = [
   '*.headers.authorization',
 ];
 
-/** Credentials of a URL (`redis://user:password@host`) anywhere in a text become `***`. */
+/**
+ * Replaces the credentials of URLs (`redis://user:password@host`) anywhere in a text with `***`. They end at the last
+ * `@`, because a password that is not percent-encoded may contain `/` or `@`.
+ */
 export function redactUrls(text: string): string {
-  return text.replace(/:\/\/[^\s/"\\]*@/g, '://***@');
+  return text.replace(/:\/\/[^\s"\\]*@/g, '://***@');
 }
 
-/** A made key anywhere in a text keeps its id and loses its secret. */
+/** Removes the secret of generated keys anywhere in a text; their ids stay. */
 function redactKeys(text: string): string {
   return text.replace(/\b(sk_[0-9a-f]{12}_)[A-Za-z0-9_-]{32}/g, '$1***');
 }
 
 /**
- * A logger to standard output, with keys and URL credentials taken out.
- * @param name of the process, on every line
+ * A logger to standard output that removes keys and URL credentials.
+ * @param name of the process, part of every line
  */
 export function createLog(
   name: string,
@@ -43,10 +46,10 @@ export function createLog(
       name,
       level: LOG_LEVEL,
       redact: { paths: secrets, censor: '***' },
-      // Whatever came into a line: a caller may put its key into a path, say.
+      // Applies to the whole line: a caller may put its key into a path, for example.
       hooks: { streamWrite: (line) => redactKeys(redactUrls(line)) },
       serializers: {
-        // No other fields: ioredis notes the command that failed, with its arguments.
+        // No other fields: ioredis adds the failed command with its arguments.
         err: (error: unknown) => {
           const { type, message, stack } = pino.stdSerializers.err(error as Error);
           return { type, message, stack };

@@ -1,12 +1,18 @@
-"""Checks of this API beside schemathesis's own."""
+"""Checks of this API in addition to those of schemathesis, and what it needs to know of NDJSON and Idempotency-Key."""
+
+import json
+from itertools import count as counter
 
 import schemathesis
 from schemathesis.specs.openapi.checks import UseAfterFree, use_after_free
 
 
+count = counter()
+
+
 @schemathesis.check
 def use_after_erase(ctx, response, case):
-    """The built-in use_after_free, after a DELETE that erases (204): one that cancels (200) keeps the job."""
+    """The built-in use_after_free, but only after a DELETE that erases (204). One that cancels (200) keeps the job."""
     try:
         return use_after_free(ctx, response, case)
     except UseAfterFree:
@@ -15,3 +21,19 @@ def use_after_erase(ctx, response, case):
             if related.operation.method.lower() == "delete" and answer is not None and answer.status_code == 204:
                 raise
     return None
+
+
+@schemathesis.serializer("application/x-ndjson")
+def ndjson(_ctx, value):
+    """A valid body of one line for any text, since OpenAPI 3.1 cannot describe a line; an invalid one for other values."""
+    if not isinstance(value, str):
+        return b"null\n"
+    return json.dumps({"id": 7, "text": f"fine {str(value)[:100]}"}).encode() + b"\n"
+
+
+@schemathesis.hook
+def before_call(_ctx, case, _kwargs=None):
+    """Gives each request an Idempotency-Key of its own: one with another body is refused, as it should be."""
+    key = (case.headers or {}).get("Idempotency-Key")
+    if isinstance(key, str) and 0 < len(key.strip()) <= 200:
+        case.headers["Idempotency-Key"] = f"{key}{next(count)}"

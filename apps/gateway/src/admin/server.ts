@@ -1,56 +1,81 @@
 import { adminRoutes, openApi } from '@sluice/contract';
-import { Keyring, type Log, listen, type RedisClock, type Settings, type Usage } from '@sluice/shared';
+import {
+  type AdminPort,
+  EXIT_CONFIG,
+  Keyring,
+  type Log,
+  openAdminPort,
+  type RedisClock,
+  type Settings,
+  StartError,
+  type Usage,
+} from '@sluice/shared';
 import type { Redis } from 'ioredis';
-import { createApp } from '../app.js';
+import type { healthRoutes } from '../api/native/health.js';
+import { problemJson } from '../api/native/problemJson.js';
 import { createAuthenticateAdmin } from '../auth/authenticate.js';
-import type { Guesses } from '../auth/guesses.js';
-import { Problem } from '../errors/problem.js';
-import { createProblemServer } from '../errors/respond.js';
+import type { FailedAuthentications } from '../auth/failedAuthentications.js';
+import { createApp } from '../http/app.js';
+import { createReadBody } from '../http/body.js';
+import { createFamily } from '../http/family.js';
+import { Problem } from '../http/problem.js';
+import { createHttpServer } from '../http/server.js';
 import type { RateLimit } from '../limits/rateLimit.js';
-import type { Handlers } from '../routes/handlers.js';
-import { keyRoutes } from '../routes/keys.js';
-import type { UsageLog } from '../usage/usageLog.js';
-import { createReadBody } from '../validate/body.js';
+import type { ReadLimit } from '../limits/readLimit.js';
+import type { UsageCounter } from '../usage/usageCounter.js';
+import { keyRoutes } from './keys.js';
 
 interface Services {
   settings: Settings;
   redis: Redis;
   clock: RedisClock;
-  guesses: Guesses;
+  failures: FailedAuthentications;
   usage: Usage;
-  usageLog: UsageLog;
+  usageCounter: UsageCounter;
   rateLimit: RateLimit;
-  health: Pick<Handlers, 'health' | 'ready'>;
+  readLimit: ReadLimit;
+  health: ReturnType<typeof healthRoutes>;
   draining: () => boolean;
   version: string;
   log: Log;
 }
 
-/** Where operators and their tools talk to the gateway. */
-export interface AdminServer {
-  port: number;
-  close(): Promise<void>;
-}
-
 /**
- * Serves the table of the admin port. Without a token what needs it is not there.
- * A port in use is no reason not to serve: another is taken then, and logged.
+ * Serves the admin routes. Without an admin token the routes that need it do not exist.
+ * @throws StartError when the port cannot be opened
  */
-export async function startAdminServer(services: Services): Promise<AdminServer> {
-  const { settings, redis, clock, guesses, usage, usageLog, rateLimit, health, draining, version, log } =
-    services;
+export async function startAdminServer(services: Services): Promise<AdminPort> {
+  const {
+    settings,
+    redis,
+    clock,
+    failures,
+    usage,
+    usageCounter,
+    rateLimit,
+    readLimit,
+    health,
+    draining,
+    version,
+    log,
+  } = services;
   const token = settings.ADMIN_TOKEN;
-  const authenticate = token === undefined ? undefined : createAuthenticateAdmin(token, guesses);
+  const authenticate = token === undefined ? undefined : createAuthenticateAdmin(token, failures);
   const document = openApi(adminRoutes, version);
-  const app = createApp({
-    routes: adminRoutes,
-    handlers: {
+  const family = createFamily(
+    adminRoutes,
+    {
       ...keyRoutes({ keyring: new Keyring(redis), usage, clock, log }),
       ...health,
       async openapi() {
         return document;
       },
     },
+    problemJson,
+  );
+  const readBody = createReadBody(settings.MAX_BODY_BYTES);
+  const app = createApp({
+    families: [family],
     authenticate: async (request) => {
       if (authenticate === undefined) {
         throw new Problem('not_found', { detail: 'Not Found: ADMIN_TOKEN is not set' });
@@ -58,30 +83,25 @@ export async function startAdminServer(services: Services): Promise<AdminServer>
       return authenticate(request);
     },
     rateLimit,
-    usage: usageLog,
-    readBody: createReadBody(settings.MAX_BODY_BYTES),
+    readLimit,
+    usage: usageCounter,
+    readBody,
+    readLargeBody: readBody,
     draining,
-    publicDocs: true,
     trustProxy: [],
     corsOrigins: [],
     secure: false,
     log,
   });
-  const server = createProblemServer(app, log);
-  const port = await listen(
-    server,
-    { host: settings.ADMIN_HOST, port: settings.ADMIN_PORT },
-    'take a free one',
-  );
-  if (settings.ADMIN_PORT !== 0 && port !== settings.ADMIN_PORT) {
-    log.warn({ wanted: settings.ADMIN_PORT, port }, 'ADMIN_PORT is in use; the admin port is another');
-  }
-  return {
-    port,
-    close: () =>
-      new Promise((resolve) => {
-        server.close(() => resolve());
-        server.closeAllConnections();
-      }),
-  };
+  return openAdminPort(createHttpServer(app, { errorFormat: problemJson, log }), {
+    host: settings.ADMIN_HOST,
+    port: settings.ADMIN_PORT,
+    setting: 'ADMIN_PORT',
+    log,
+  }).catch((error: NodeJS.ErrnoException) => {
+    throw new StartError(
+      `ADMIN_PORT or ADMIN_HOST: cannot listen (${error.code ?? error.message})`,
+      EXIT_CONFIG,
+    );
+  });
 }

@@ -1,131 +1,149 @@
 import {
-  type Elsewhere,
-  type Heartbeat,
+  type Lane,
   type Log,
-  liveWorkers,
+  type ModelSpec,
+  type OtherGateways,
   type RedisClock,
-  shareWaiting,
-  withdrawWaiting,
+  removeUnanswered,
+  type ServedModelReport,
+  shareUnanswered,
 } from '@sluice/shared';
 import type { Redis } from 'ioredis';
-import { fromRedis, Problem } from '../errors/problem.js';
+import { fromRedis, Problem } from '../http/problem.js';
 
-const LOOK_EVERY_MS = 250;
+const SHARE_EVERY_MS = 250;
 /**
- * A text is let in when its answer is expected within this part of its time. The rest is for what the prediction does
- * not see: runs take turns with batches, and the rate is that of lately.
+ * An item is admitted if its answer is expected within this fraction of its timeout. The rest is a reserve for what the
+ * prediction does not see: micro-batches of the bulk lane take turns, and the rate is an average of the last seconds.
  */
 const USABLE = 0.8;
-/** What goes by on the way here and there under load, in milliseconds; of a short time a quarter at most. */
-const WAY_MS = 100;
-/** Up to this part a gateway is let have its share, when another has taken all. */
-const USABLE_FOR_SHARES = 0.95;
+/** Time to the worker and back under load, in milliseconds; at most a quarter of the timeout. */
+const TRANSIT_MS = 100;
+/** Items of a gateway below its fair share are admitted up to this fraction, while other gateways use the rest. */
+const USABLE_FOR_FAIR_SHARE = 0.95;
 
 interface AdmissionOptions {
   redis: Redis;
   clock: RedisClock;
   /** Names this gateway to the others. */
   gatewayId: string;
-  model: string;
-  /** How many texts wait here for their answers. */
-  waiting: () => number;
+  spec: ModelSpec;
+  lane: Lane;
+  /** What the live workers report about the model, as read recently. */
+  reports: () => readonly ServedModelReport[];
+  /** Why live workers cannot serve the model; undefined if no live worker reports an error. */
+  error: () => string | undefined;
+  /** Reads these reports from Redis now. */
+  refresh: () => Promise<void>;
+  /** Rows of this gateway without an outcome, in this lane. */
+  unansweredRows: () => number;
+  /** Rows that go first and are not counted here, such as those of jobs; read {@link SHARE_EVERY_MS}. */
+  readRowsBefore: () => Promise<number>;
   log: Log;
 }
 
 /**
- * Lets work in only where it can be done in time: refuses at once when no live worker serves the model, or when what
- * waits already, at the rate at which the workers answer, would outlast the deadline.
+ * Admits a request of a model's lane only if it can be answered in time. It refuses at once when no live worker serves the model,
+ * and when the unanswered rows would outlast the request's deadline at the rate that the workers report.
  *
- * What waits here is counted, what waits at other gateways heard of every {@link LOOK_EVERY_MS}. Each answer makes room
- * for one more, so there is nothing to swing: under steady overload as many are let in as are answered. A gateway that
- * comes late gets its share of the room, and the one that had it all gives way; until they have heard of each other, a
- * burst at several gateways may be let in by each.
+ * Rows of this gateway are counted; those of other gateways are read every {@link SHARE_EVERY_MS}. Each completed
+ * request frees capacity for another, so admission does not oscillate: under steady overload, as many items are admitted as are
+ * answered. A gateway that joins late gets its fair share, and the others admit less. Until gateways have
+ * read each other's counts, each may admit a burst.
  */
 export class Admission {
   #options: AdmissionOptions;
-  #workers: Heartbeat[] = [];
-  #elsewhere: Elsewhere = { gateways: 0, texts: 0 };
-  #looking = false;
+  #others: OtherGateways = { gateways: 0, rows: 0 };
+  #rowsBefore = 0;
+  #sharing = false;
   #timer: NodeJS.Timeout;
 
   constructor(options: AdmissionOptions) {
     this.#options = options;
     this.#timer = setInterval(() => {
-      this.#look().catch((err: unknown) => options.log.debug({ err }, 'The fleet could not be read'));
-    }, LOOK_EVERY_MS);
-  }
-
-  /** The live workers, as they were seen lately. */
-  get fleet(): readonly Heartbeat[] {
-    return this.#workers;
-  }
-
-  /** The live workers, as Redis tells now. */
-  async workers(): Promise<readonly Heartbeat[]> {
-    this.#workers = await liveWorkers(this.#options.redis);
-    return this.#workers;
+      this.#share().catch((err: unknown) => options.log.debug({ err }, 'Could not share unanswered counts'));
+    }, SHARE_EVERY_MS);
   }
 
   /**
-   * Passes when a live worker serves the model. What was seen lately is enough to let in, not to refuse.
+   * Checks that a live worker serves the model. Recent reports are enough to admit an item, but not to refuse one.
    * @throws Problem `no_worker` or `unavailable`
    */
-  async ensureWorker(): Promise<void> {
-    if (this.#serving.length > 0) return;
-    await fromRedis(this.workers());
-    if (this.#serving.length === 0) throw new Problem('no_worker');
+  async requireWorker(): Promise<void> {
+    if (this.#options.reports().length > 0) return;
+    await fromRedis(this.#options.refresh());
+    if (this.#options.reports().length > 0) return;
+    const error = this.#options.error();
+    throw new Problem(
+      'no_worker',
+      error === undefined
+        ? {}
+        : { detail: `No live worker serves this model: it could not be loaded (${error})` },
+    );
   }
 
   /**
-   * Passes when an answer can be expected in time. Not to be awaited: whoever passes has to wait from this moment on, or
-   * those who come at the same time would not be counted.
+   * Checks that an answer can be expected in time. It is synchronous, and an admitted item must be submitted in the same
+   * tick; otherwise items that arrive at the same time would not be counted.
+   * @param rows of the request
    * @param timeoutMs from now to the deadline
-   * @throws Problem `overloaded`, or `no_worker` when the last has gone meanwhile
+   * @throws Problem `overloaded`; `validation_failed` if the request would be too late even if it were the only one;
+   *   `no_worker` if the last worker has ended in the meantime
    */
-  admit(timeoutMs: number): void {
-    const serving = this.#serving;
-    if (serving.length === 0) throw new Problem('no_worker');
-    let textsPerSecond = 0;
-    for (const worker of serving) {
-      // One of an earlier version does not tell.
-      if (worker.textsPerSecond === undefined) return;
-      textsPerSecond += worker.textsPerSecond;
-    }
-    const waiting = this.#options.waiting();
-    const waitMs = (texts: number) => (1000 * texts) / textsPerSecond;
-    const totalMs = waitMs(waiting + this.#elsewhere.texts);
-    const wayMs = Math.min(WAY_MS, timeoutMs / 4);
-    const usableMs = USABLE * timeoutMs - wayMs;
+  admit(rows: number, timeoutMs: number): void {
+    const reports = this.#options.reports();
+    if (reports.length === 0) throw new Problem('no_worker');
+    const rowsPerSecond = reports.reduce((sum, report) => sum + report.rowsPerSecond, 0);
+    const ownRows = this.#options.unansweredRows() + rows;
+    const waitMs = (count: number) => (1000 * count) / rowsPerSecond;
+    const totalMs = waitMs(this.#rowsBefore + this.#others.rows + ownRows);
+    const transitMs = Math.min(TRANSIT_MS, timeoutMs / 4);
+    const usableMs = USABLE * timeoutMs - transitMs;
     if (totalMs <= usableMs) return;
-    const hasShare = waitMs(waiting) > usableMs / (1 + this.#elsewhere.gateways);
-    if (!hasShare && totalMs <= USABLE_FOR_SHARES * timeoutMs - wayMs) return;
+    if (rows > 1 && waitMs(rows) > usableMs) throw tooMuchWork(waitMs(rows), timeoutMs);
+    const exceedsFairShare = waitMs(ownRows) > usableMs / (1 + this.#others.gateways);
+    if (!exceedsFairShare && totalMs <= USABLE_FOR_FAIR_SHARE * timeoutMs - transitMs) return;
     const retryAfterSeconds = Math.ceil((totalMs - usableMs) / 1000);
     throw new Problem('overloaded', { headers: { 'Retry-After': String(retryAfterSeconds) } });
   }
 
-  get #serving(): Heartbeat[] {
-    return this.#workers.filter(({ model }) => model === this.#options.model);
+  /** Unanswered rows of this gateway and the others. */
+  get unansweredRows(): number {
+    return this.#options.unansweredRows() + this.#others.rows;
   }
 
-  /** Says that nothing waits here any more, if Redis hears it; else that goes by its time. */
+  /** Removes this gateway's count, if Redis answers; otherwise the count expires. */
   async close(): Promise<void> {
     clearInterval(this.#timer);
-    const { redis, model, gatewayId, log } = this.#options;
-    await withdrawWaiting(redis, model, gatewayId).catch((err: unknown) =>
-      log.debug({ err }, 'What waits here was not taken back'),
+    const { redis, spec, lane, gatewayId, log } = this.#options;
+    await removeUnanswered(redis, spec.id, lane, gatewayId).catch((err: unknown) =>
+      log.debug({ err }, 'Could not remove the unanswered count'),
     );
   }
 
-  async #look(): Promise<void> {
-    const { redis, clock, gatewayId, model, waiting } = this.#options;
+  async #share(): Promise<void> {
+    const { redis, clock, gatewayId, spec, lane, unansweredRows, readRowsBefore } = this.#options;
     const nowMs = clock.now();
-    if (this.#looking || clock.away || nowMs === undefined) return;
-    this.#looking = true;
+    if (this.#sharing || clock.away || nowMs === undefined) return;
+    this.#sharing = true;
     try {
-      await this.workers();
-      this.#elsewhere = await shareWaiting(redis, model, { gatewayId, texts: waiting(), nowMs });
+      this.#others = await shareUnanswered(redis, spec, lane, { gatewayId, rows: unansweredRows(), nowMs });
+      this.#rowsBefore = await readRowsBefore();
     } finally {
-      this.#looking = false;
+      this.#sharing = false;
     }
   }
 }
+
+/** The error for a request that no waiting would help. */
+const tooMuchWork = (workMs: number, timeoutMs: number) =>
+  new Problem('validation_failed', {
+    errors: [
+      {
+        pointer: '/inputs',
+        detail:
+          `The live workers need about ${Math.ceil(workMs / 1000)} s for this request, and its deadline is ` +
+          `${timeoutMs / 1000} s. Send fewer inputs, or submit a job`,
+      },
+    ],
+  });

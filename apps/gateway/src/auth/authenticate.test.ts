@@ -1,5 +1,5 @@
 import { expect, test } from '@jest/globals';
-import { presentedKey } from './authenticate.js';
+import { keyOf } from './authenticate.js';
 
 test.each([
   [{ 'x-api-key': ['abc'] }, 'abc'],
@@ -10,8 +10,8 @@ test.each([
   [{ 'x-api-key': ['abc', 'abc'] }, 'abc'],
   [{ 'x-api-key': ['abc'], authorization: ['Basic dXNlcg=='] }, 'abc'],
   [{ 'x-api-key': [Buffer.from('clé', 'utf8').toString('latin1')] }, 'clé'],
-])('takes the key of %j', (headers, key) => {
-  expect(presentedKey(headers)).toBe(key);
+])('finds the key in %j', (headers, key) => {
+  expect(keyOf(headers)).toBe(key);
 });
 
 test.each([
@@ -19,8 +19,8 @@ test.each([
   [{ 'x-api-key': [''] }, 'Not authenticated'],
   [{ authorization: ['Basic dXNlcg=='] }, 'Not authenticated'],
   [{ authorization: ['Bearer'] }, 'Not authenticated'],
-  [{ 'x-api-key': ['abc'], authorization: ['Bearer def'] }, 'The request carries different keys'],
-  [{ 'x-api-key': ['abc', 'def'] }, 'The request carries different keys'],
+  [{ 'x-api-key': ['abc'], authorization: ['Bearer def'] }, 'The request contains different keys'],
+  [{ 'x-api-key': ['abc', 'def'] }, 'The request contains different keys'],
 ])('refuses %j', (headers, detail) => {
-  expect(() => presentedKey(headers)).toThrow(detail);
+  expect(() => keyOf(headers)).toThrow(detail);
 });

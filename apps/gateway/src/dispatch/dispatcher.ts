@@ -1,201 +1,258 @@
 import { randomUUID } from 'node:crypto';
 import {
+  CHUNK_ITEMS,
+  CHUNK_ROWS,
   COMMAND_TIMEOUT_MS,
-  JOB_VERSION,
-  type Job,
-  type JobText,
+  type InteractiveMessage,
+  type Item,
+  itemIdOf,
+  type Lane,
   type Log,
+  MESSAGE_VERSION,
+  names,
   type Outcome,
   type RedisClock,
 } from '@sluice/shared';
-import type { Queue, Job as QueuedJob } from 'bullmq';
-import { CallerGone, fromRedis, Problem } from '../errors/problem.js';
-import type { Inbox } from './inbox.js';
+import type { Job, Queue } from 'bullmq';
+import type { Redis } from 'ioredis';
+import { ClientClosedRequest, fromRedis, Problem } from '../http/problem.js';
+import type { ReplyReader } from './replyReader.js';
 
-/** Most texts of a job: few, so that workers share a burst of them evenly; under load there are about three anyway. */
-const TEXTS_PER_JOB = 4;
+/**
+ * Maximum number of items per message. In the interactive lane it is low so that workers share a burst evenly; under load
+ * it is about three.
+ */
+const ITEMS_PER_MESSAGE: Readonly<Record<Lane, number>> = { interactive: 4, bulk: CHUNK_ITEMS };
+/** Maximum number of rows per message; a single item may have more. */
+const ROWS_PER_MESSAGE = CHUNK_ROWS;
 
 interface DispatcherOptions {
-  queue: Queue<Job>;
-  inbox: Inbox;
+  redis: Redis;
+  modelId: string;
+  lane: Lane;
+  /** The queue of that lane. */
+  queue: Queue<InteractiveMessage>;
+  replies: ReplyReader;
   clock: RedisClock;
-  /** Names the stream that replies go to. */
+  /** Names the stream that replies are sent to. */
   gatewayId: string;
-  /** Whether a job may carry several texts. */
-  mayShare: () => boolean;
+  /** Whether a message may carry several items. */
+  mayShareMessages: () => boolean;
   log: Log;
 }
 
-interface Work {
-  text: string;
-  /** How many labels to return. */
-  topK: number;
-  /** From now to the deadline. */
+/** An input that a caller submits. */
+export interface Submission {
+  /** Of the request, for the log. */
+  requestId: string;
+  input: unknown;
+  parameters: unknown;
+  /** Rows that it makes the model run. */
+  rows: number;
+  /** From now to the deadline, in milliseconds. */
   timeoutMs: number;
-  /** Aborts when the caller hangs up. */
+  /** Aborts when the client closes the connection. */
   signal: AbortSignal;
 }
 
-/** A text under way. */
-interface Wait {
-  text: JobText;
+/** An item without an outcome. */
+interface Unanswered {
+  item: Item;
+  rows: number;
   /** Ends the wait without an outcome. */
-  end: (reason: Error) => void;
-  /** Whether it has ended without an outcome. */
-  ended: boolean;
-  /** The job that carries the text, once it is in the queue. */
-  shared?: SharedJob;
+  fail: (reason: Error) => void;
+  /** Whether it has ended without an outcome; its message may still carry it. */
+  failed: boolean;
+  /** The message that carries the item, once it is in the queue. */
+  message?: SentMessage;
 }
 
-/** A job in the queue, and the texts in it that somebody still waits for. */
-interface SharedJob {
-  job: QueuedJob<Job>;
-  texts: Map<string, JobText>;
-  /** Whether it is going to be told which these are. */
-  changing: boolean;
+/** A message in the queue, with those of its items that a caller still waits for. */
+interface SentMessage {
+  /** BullMQ's handle of the message. */
+  queued: Job<InteractiveMessage>;
+  items: Map<string, Item>;
+  /** Ids of items that nobody waits for any more, until the workers are told. */
+  withdrawn: string[];
+  /** Whether an update of the message is scheduled. */
+  updating: boolean;
 }
 
 /**
- * Puts texts into the queue and waits for their replies.
+ * Puts items into a queue of a model and waits for their replies.
  *
- * Texts that come while a job is on its way to Redis go together in the next one: a lone text goes at once, and under
- * load a BullMQ job, which costs Redis 40 commands, carries several. Each keeps its own deadline, reply and hanging-up.
+ * Items that arrive while a message is being added share the next one. So a single item is sent at once, and under load
+ * a BullMQ message, which costs Redis 40 commands, carries several. Each item keeps its own deadline, reply and abort.
  */
 export class Dispatcher {
   #options: DispatcherOptions;
-  /** Each text under way. */
-  #waits = new Set<Wait>();
-  /** Those that are in no job yet. */
-  #open: Wait[] = [];
+  #unanswered = new Set<Unanswered>();
+  #unansweredRows = 0;
+  /** Items that are not in a message yet. */
+  #pending: Unanswered[] = [];
   #adding = false;
+  /** Items submitted so far. */
+  #submitted = 0;
 
   constructor(options: DispatcherOptions) {
     this.#options = options;
-    const { clock } = options;
-    clock.on('away', () => {
-      for (const { end } of this.#waits) end(new Problem('unavailable'));
+    options.clock.on('away', () => {
+      for (const { fail } of this.#unanswered) fail(new Problem('unavailable'));
     });
   }
 
-  /** How many texts are under way. */
-  get waiting(): number {
-    return this.#waits.size;
+  /** Rows of all items without an outcome. */
+  get unansweredRows(): number {
+    return this.#unansweredRows;
   }
 
   /**
-   * Has a text analysed.
-   * @throws Problem `analysis_timed_out` at the deadline, `unavailable` when Redis goes away; CallerGone
+   * Resolves to the outcome of an input.
+   * @throws Problem `analysis_timed_out` at the deadline, `unavailable` when Redis goes away; ClientClosedRequest
    */
-  async submit({ text, topK, timeoutMs, signal }: Work): Promise<Outcome> {
-    const nowMs = this.#options.clock.now();
-    if (this.#options.clock.away || nowMs === undefined) throw new Problem('unavailable');
-    const id = randomUUID();
+  async submit({ requestId, input, parameters, rows, timeoutMs, signal }: Submission): Promise<Outcome> {
+    const { clock, replies } = this.#options;
+    const nowMs = clock.now();
+    if (clock.away || nowMs === undefined) throw new Problem('unavailable');
+    const id = itemIdOf(requestId, ++this.#submitted);
     return new Promise((resolve, reject) => {
       const settle = () => {
         clearTimeout(timer);
-        signal.removeEventListener('abort', hangUp);
-        this.#options.inbox.forget(id);
-        this.#waits.delete(wait);
-        wait.shared?.texts.delete(id);
+        signal.removeEventListener('abort', onAbort);
+        replies.ignore(id);
+        if (this.#unanswered.delete(unanswered)) this.#unansweredRows -= rows;
+        unanswered.message?.items.delete(id);
       };
-      const wait: Wait = {
-        text: { id, text, topK, deadlineMs: nowMs + timeoutMs },
-        end: (reason) => {
+      const unanswered: Unanswered = {
+        item: { id, input, parameters, deadlineMs: nowMs + timeoutMs },
+        rows,
+        fail: (reason) => {
           settle();
-          wait.ended = true;
-          if (wait.shared) this.#withdraw(wait.shared);
+          unanswered.failed = true;
+          if (unanswered.message) {
+            unanswered.message.withdrawn.push(id);
+            this.#update(unanswered.message);
+          }
           reject(reason);
         },
-        ended: false,
+        failed: false,
       };
-      const hangUp = () => wait.end(new CallerGone());
-      const timer = setTimeout(() => wait.end(new Problem('analysis_timed_out')), timeoutMs);
-      this.#options.inbox.expect(id, (outcome) => {
+      const onAbort = () => unanswered.fail(new ClientClosedRequest());
+      const timer = setTimeout(() => unanswered.fail(new Problem('analysis_timed_out')), timeoutMs);
+      replies.expect(id, (outcome) => {
         settle();
         resolve(outcome);
       });
-      this.#waits.add(wait);
+      this.#unanswered.add(unanswered);
+      this.#unansweredRows += rows;
       if (signal.aborted) {
-        hangUp();
+        onAbort();
         return;
       }
-      signal.addEventListener('abort', hangUp, { once: true });
-      this.#open.push(wait);
-      void this.#add();
+      signal.addEventListener('abort', onAbort, { once: true });
+      this.#pending.push(unanswered);
+      void this.#addPending();
     });
   }
 
-  /** Puts what is open into jobs, one call to Redis after the other. */
-  async #add(): Promise<void> {
+  /** Puts the pending items into messages, with one call to Redis at a time. */
+  async #addPending(): Promise<void> {
     if (this.#adding) return;
     this.#adding = true;
-    while (this.#open.length > 0) {
-      const waits = this.#open;
-      this.#open = [];
+    while (this.#pending.length > 0) {
+      const pending = this.#pending;
+      this.#pending = [];
       try {
-        if (!(await this.#options.inbox.listening(COMMAND_TIMEOUT_MS))) throw new Problem('unavailable');
-        await this.#enqueue(waits.filter((wait) => this.#waits.has(wait)));
+        if (!(await this.#options.replies.listening(COMMAND_TIMEOUT_MS))) throw new Problem('unavailable');
+        await this.#add(pending.filter((unanswered) => this.#unanswered.has(unanswered)));
       } catch (error) {
-        for (const { end } of waits) end(error instanceof Error ? error : new Error(String(error)));
+        for (const { fail } of pending) fail(error instanceof Error ? error : new Error(String(error)));
       }
     }
     this.#adding = false;
   }
 
-  async #enqueue(waits: readonly Wait[]): Promise<void> {
-    const groups: { jobId: string; waits: Wait[] }[] = [];
-    const most = this.#options.mayShare() ? TEXTS_PER_JOB : 1;
-    for (let i = 0; i < waits.length; i += most) {
-      groups.push({ jobId: randomUUID(), waits: waits.slice(i, i + most) });
-    }
-    if (groups.length === 0) return;
-    const added = groups.map((group) =>
-      this.#options.queue.add('texts', this.#jobOf(group.waits.map(({ text }) => text)), {
-        jobId: group.jobId,
+  async #add(pending: readonly Unanswered[]): Promise<void> {
+    const { queue } = this.#options;
+    const messages = this.#divide(pending).map((members) => ({ id: randomUUID(), members }));
+    if (messages.length === 0) return;
+    const added = messages.map(({ id, members }) =>
+      queue.add('items', this.#messageWith(members.map(({ item }) => item)), {
+        jobId: id,
         removeOnComplete: true,
         removeOnFail: true,
       }),
     );
-    let jobs: QueuedJob<Job>[];
+    let queued: Job<InteractiveMessage>[];
     try {
-      jobs = await fromRedis(Promise.all(added));
+      queued = await fromRedis(Promise.all(added));
     } catch (error) {
-      // A command that was given up may have run all the same.
-      for (const { jobId } of groups) this.#takeBack(jobId, () => this.#options.queue.remove(jobId));
+      // A command that timed out here may still have run.
+      for (const { id } of messages) this.#withdraw(id, () => queue.remove(id));
       throw error;
     }
-    for (const [i, group] of groups.entries()) {
-      const job = jobs[i];
-      if (job === undefined) continue;
-      const waiting = group.waits.filter((wait) => this.#waits.has(wait));
-      const texts = new Map(waiting.map(({ text }) => [text.id, text]));
-      const shared: SharedJob = { job, texts, changing: false };
-      for (const wait of waiting) wait.shared = shared;
-      if (group.waits.some(({ ended }) => ended)) this.#withdraw(shared);
+    for (const [i, { members }] of messages.entries()) {
+      const handle = queued[i];
+      if (handle === undefined) continue;
+      const waiting = members.filter((member) => this.#unanswered.has(member));
+      const message: SentMessage = {
+        queued: handle,
+        items: new Map(waiting.map(({ item }) => [item.id, item])),
+        withdrawn: members.filter(({ failed }) => failed).map(({ item }) => item.id),
+        updating: false,
+      };
+      for (const member of waiting) member.message = message;
+      if (members.some(({ failed }) => failed)) this.#update(message);
     }
   }
 
-  #jobOf(texts: JobText[]): Job {
-    return { v: JOB_VERSION, gatewayId: this.#options.gatewayId, texts };
+  /** Divides items into messages. */
+  #divide(pending: readonly Unanswered[]): Unanswered[][] {
+    const { lane, mayShareMessages } = this.#options;
+    const size = mayShareMessages() ? ITEMS_PER_MESSAGE[lane] : 1;
+    const messages: Unanswered[][] = [];
+    let rows = 0;
+    for (const unanswered of pending) {
+      const last = messages.at(-1);
+      rows += unanswered.rows;
+      if (last && last.length < size && rows <= ROWS_PER_MESSAGE) {
+        last.push(unanswered);
+      } else {
+        messages.push([unanswered]);
+        rows = unanswered.rows;
+      }
+    }
+    return messages;
+  }
+
+  #messageWith(items: Item[]): InteractiveMessage {
+    return { v: MESSAGE_VERSION, gatewayId: this.#options.gatewayId, items };
   }
 
   /**
-   * Takes out of a job what nobody waits for any more. A text that waits still is of no use then; one that a worker
-   * has taken is left to it.
+   * Removes the items that nobody waits for from a message in the queue. A worker that has taken the message already is
+   * told their ids.
    */
-  #withdraw(shared: SharedJob): void {
-    if (shared.changing) return;
-    shared.changing = true;
-    // Those that end together are taken out together.
+  #update(message: SentMessage): void {
+    if (message.updating) return;
+    message.updating = true;
+    // Items that end in the same tick are removed together.
     setImmediate(() => {
-      shared.changing = false;
-      const { job } = shared;
-      const texts = [...shared.texts.values()];
-      this.#takeBack(job.id, () => (texts.length === 0 ? job.remove() : job.updateData(this.#jobOf(texts))));
+      message.updating = false;
+      const { queued, withdrawn } = message;
+      message.withdrawn = [];
+      const items = [...message.items.values()];
+      this.#withdraw(queued.id, () =>
+        items.length === 0 ? queued.remove() : queued.updateData(this.#messageWith(items)),
+      );
+      const { redis, modelId, gatewayId } = this.#options;
+      this.#withdraw(queued.id, () =>
+        redis.publish(names.withdrawn(modelId), JSON.stringify({ gatewayId, ids: withdrawn })),
+      );
     });
   }
 
-  #takeBack(id: string | undefined, call: () => Promise<unknown>): void {
-    call().catch((err: unknown) => this.#options.log.debug({ err, id }, 'A job was not taken back'));
+  #withdraw(id: string | undefined, call: () => Promise<unknown>): void {
+    call().catch((err: unknown) => this.#options.log.debug({ err, id }, 'Could not withdraw a message'));
   }
 }

@@ -3,7 +3,7 @@ import { connectRedis } from '@sluice/shared';
 import fc from 'fast-check';
 import type { Redis } from 'ioredis';
 import { Rig, silentLog } from '../../../../tests/harness.js';
-import { SlidingWindow, SlidingWindowRes, tickMs, type WindowState } from './slidingWindow.js';
+import { SlidingWindow, tickMs, type WindowState } from './slidingWindow.js';
 
 const GATEWAYS = 3;
 let rig: Rig;
@@ -18,33 +18,33 @@ afterAll(async () => {
 });
 
 const START = Date.UTC(2026, 0, 1);
-let callers = 0;
+let keys = 0;
 let refunds = 0;
 
 const limits = fc.uniqueArray(
   fc.record({ limit: fc.integer({ min: 1, max: 6 }), windowSeconds: fc.constantFrom(1, 7, 60, 3_600) }),
   { minLength: 1, maxLength: 3, selector: ({ windowSeconds }) => windowSeconds },
 );
-/** Time that passes, then requests that come at once at several gateways, or a place that is given back. */
+/** Time that passes, then simultaneous requests at several gateways, or a refund. */
 const step = fc.record({
   passesMs: fc.oneof(
     fc.constantFrom(0, 1, 999, 1_000, 1_001, 6_999, 7_000, 59_999, 60_000, 3_600_000),
     fc.integer({ min: 0, max: 3_000 }),
   ),
   requests: fc.array(fc.nat({ max: GATEWAYS - 1 }), { maxLength: 6 }),
-  /** Which of the places taken so far to give back, and at how many gateways that is tried. */
+  /** Which of the taken slots to return, and at how many gateways the refund is tried. */
   refund: fc.option(fc.record({ which: fc.nat(), tries: fc.integer({ min: 1, max: 2 }) }), { freq: 4 }),
 });
-/** Redis's clock is set back by so much between two steps. */
+/** By how much Redis's clock is set back between two steps. */
 const setBackMs = fc.option(fc.integer({ min: 1, max: 100_000 }), { freq: 5 });
 
-interface Place {
-  /** The time that passed until it was taken. */
+interface TakenSlot {
+  /** The time that had passed when it was taken. */
   atMs: number;
   windows: readonly WindowState[];
 }
 
-/** Runs steps against the limiter; `judge` hears of each decision, with the places that are taken before it. */
+/** Runs steps against the limiter; `judge` receives each decision and the slots taken before it. */
 async function run(
   windows: { limit: number; windowSeconds: number }[],
   steps: {
@@ -53,62 +53,56 @@ async function run(
     refund: { which: number; tries: number } | null;
     setBackMs?: number | null;
   }[],
-  judge: (taken: boolean, nowMs: number, places: readonly Place[]) => void,
+  judge: (taken: boolean, nowMs: number, slots: readonly TakenSlot[]) => void,
 ) {
-  const caller = `caller-${++callers}`;
+  const keyId = `key-${++keys}`;
   const gateways = connections.map((redis) => new SlidingWindow(redis, windows, '{test}:limit'));
-  let places: Place[] = [];
+  let slots: TakenSlot[] = [];
   let elapsedMs = 0;
   let clockMs = START;
   for (const { passesMs, requests, refund, setBackMs: back } of steps) {
     elapsedMs += passesMs;
     clockMs += passesMs - (back ?? 0);
     const answers = await Promise.all(
-      requests.map((gateway) =>
-        (gateways[gateway] as SlidingWindow).consume(caller, 1, { nowMs: clockMs }).then(
-          (result: unknown) => ({ taken: true, result }),
-          (result: unknown) => ({ taken: false, result }),
-        ),
-      ),
+      requests.map((gateway) => (gateways[gateway] as SlidingWindow).take(keyId, { nowMs: clockMs })),
     );
-    // At one time it does not matter in which order they came: those that were taken first.
-    for (const { taken, result } of answers.sort((a, b) => Number(b.taken) - Number(a.taken))) {
-      if (!(result instanceof SlidingWindowRes)) throw result;
-      judge(taken, elapsedMs, places);
-      if (taken) places = [...places, { atMs: elapsedMs, windows: result.windows }];
+    // At the same time the order does not matter: judge the taken ones first.
+    for (const { taken, windows: states } of answers.sort((a, b) => Number(b.taken) - Number(a.taken))) {
+      judge(taken, elapsedMs, slots);
+      if (taken) slots = [...slots, { atMs: elapsedMs, windows: states }];
     }
-    const given = refund && places.length > 0 ? places[refund.which % places.length] : undefined;
-    if (given && refund) {
+    const returned = refund && slots.length > 0 ? slots[refund.which % slots.length] : undefined;
+    if (returned && refund) {
       const id = `refund-${++refunds}`;
       await Promise.all(
         gateways
           .slice(0, refund.tries)
-          .map((gateway) => gateway.refund(caller, { id, windows: given.windows }, { nowMs: clockMs })),
+          .map((gateway) => gateway.refund(keyId, { id, windows: returned.windows }, { nowMs: clockMs })),
       );
-      places = places.filter((place) => place !== given);
+      slots = slots.filter((slot) => slot !== returned);
     }
   }
 }
 
-const within = (places: readonly Place[], nowMs: number, lengthMs: number) =>
-  places.filter(({ atMs }) => atMs > nowMs - lengthMs).length;
+const within = (slots: readonly TakenSlot[], nowMs: number, lengthMs: number) =>
+  slots.filter(({ atMs }) => atMs > nowMs - lengthMs).length;
 const RUNS = 150;
 
-test('for any requests and refunds at any gateways it never exceeds a plain model, and lags it by at most a tick', async () => {
+test('for any requests and refunds at any gateways the limiter never allows more than the reference model, and is at most one tick later', async () => {
   let [taken, refused] = [0, 0];
   await fc.assert(
     fc.asyncProperty(limits, fc.array(step, { maxLength: 25 }), (windows, steps) =>
-      run(windows, steps, (wasTaken, nowMs, places) => {
+      run(windows, steps, (wasTaken, nowMs, slots) => {
         if (wasTaken) taken++;
         else refused++;
         if (wasTaken) {
           for (const { limit, windowSeconds } of windows) {
-            expect(within(places, nowMs, windowSeconds * 1000)).toBeLessThan(limit);
+            expect(within(slots, nowMs, windowSeconds * 1000)).toBeLessThan(limit);
           }
         } else {
           const full = windows.some(
             ({ limit, windowSeconds }) =>
-              within(places, nowMs, windowSeconds * 1000 + tickMs(windowSeconds)) >= limit,
+              within(slots, nowMs, windowSeconds * 1000 + tickMs(windowSeconds)) >= limit,
           );
           expect(full).toBe(true);
         }
@@ -116,11 +110,11 @@ test('for any requests and refunds at any gateways it never exceeds a plain mode
     ),
     { numRuns: RUNS, seed: 14 },
   );
-  // It has seen both.
+  // Both kinds of decisions occurred.
   expect(Math.min(taken, refused)).toBeGreaterThan(RUNS);
 }, 600_000);
 
-test('also when the clock is set back it never exceeds the model of the time that has passed', async () => {
+test('also when the clock is set back, the limiter never allows more than the reference model of the elapsed time', async () => {
   await fc.assert(
     fc.asyncProperty(
       limits,
@@ -129,10 +123,10 @@ test('also when the clock is set back it never exceeds the model of the time tha
         { maxLength: 25 },
       ),
       (windows, steps) =>
-        run(windows, steps, (wasTaken, nowMs, places) => {
+        run(windows, steps, (wasTaken, nowMs, slots) => {
           if (!wasTaken) return;
           for (const { limit, windowSeconds } of windows) {
-            expect(within(places, nowMs, windowSeconds * 1000)).toBeLessThan(limit);
+            expect(within(slots, nowMs, windowSeconds * 1000)).toBeLessThan(limit);
           }
         }),
     ),

@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import type { Limit } from '@sluice/shared';
 import { Rig } from '../../../../tests/harness.js';
-import { SlidingWindow, SlidingWindowRes, tickMs } from './slidingWindow.js';
+import { SlidingWindow, tickMs } from './slidingWindow.js';
 
 let rig: Rig;
 beforeAll(async () => {
@@ -9,45 +9,36 @@ beforeAll(async () => {
 });
 afterAll(() => rig.close());
 
-let callers = 0;
-/** A caller nobody has heard of. */
-const caller = () => `caller-${++callers}`;
+let keys = 0;
+/** A new key. */
+const newKey = () => `key-${++keys}`;
 const window = (...limits: Limit[]) => new SlidingWindow(rig.redis, limits, '{test}:limit');
 const tenAMinute = { limit: 10, windowSeconds: 60 };
-/** The turn of a minute. */
+/** The start of a minute. */
 const MINUTE = Date.UTC(2026, 0, 1, 12, 0, 0);
 
-/** Takes a place at a time; resolves to the answer, and whether it was yes. */
-async function take(limiter: SlidingWindow, key: string, nowMs?: number) {
-  const result = await limiter.consume(key, 1, nowMs === undefined ? {} : { nowMs }).then(
-    (res) => ({ taken: true, res }),
-    (res: unknown) => ({ taken: false, res }),
-  );
-  if (!(result.res instanceof SlidingWindowRes)) throw result.res;
-  return { taken: result.taken, windows: result.res.windows, res: result.res };
-}
+/** Takes a slot, at a time if one is given. */
+const take = (limiter: SlidingWindow, key: string, nowMs?: number) =>
+  limiter.take(key, nowMs === undefined ? {} : { nowMs });
 
-test('tells what is left and when the next place comes free', async () => {
-  const [limiter, key] = [window(tenAMinute), caller()];
+test('a request gets the free slots and the time until the next one', async () => {
+  const [limiter, key] = [window(tenAMinute), newKey()];
   const first = await take(limiter, key, MINUTE);
   expect(first.windows).toMatchObject([{ remaining: 9, resetMs: 60_000 }]);
   const second = await take(limiter, key, MINUTE + 20_000);
   expect(second.windows).toMatchObject([{ remaining: 8, resetMs: 40_000 }]);
-  expect([second.res.remainingPoints, second.res.msBeforeNext, second.res.consumedPoints]).toEqual([
-    8, 40_000, 2,
-  ]);
 });
 
-test('looking takes nothing', async () => {
-  const [limiter, key] = [window(tenAMinute), caller()];
-  expect(await limiter.get(key)).toMatchObject({ windows: [{ remaining: 10, resetMs: 0 }] });
+test('reading the state takes nothing', async () => {
+  const [limiter, key] = [window(tenAMinute), newKey()];
+  expect(await limiter.look(key)).toMatchObject([{ remaining: 10, resetMs: 0 }]);
   expect(await rig.redis.keys(`*${key}*`)).toEqual([]);
 });
 
-test('lets no 60 s hold more than ten, also around the turn of a minute', async () => {
-  const [limiter, key] = [window(tenAMinute), caller()];
+test('no interval of 60 s has more than ten requests, also around the start of a minute', async () => {
+  const [limiter, key] = [window(tenAMinute), newKey()];
   const taken: number[] = [];
-  // A request every 250 ms over three turns: a fixed window would let twenty through around each.
+  // A request every 250 ms over three starts of a minute: a fixed window would allow twenty around each.
   for (let nowMs = MINUTE - 30_000; nowMs < MINUTE + 150_000; nowMs += 250) {
     if ((await take(limiter, key, nowMs)).taken) taken.push(nowMs);
   }
@@ -57,21 +48,21 @@ test('lets no 60 s hold more than ten, also around the turn of a minute', async 
   }
 });
 
-test('ten at the end of one minute leave none for the beginning of the next', async () => {
-  const [limiter, key] = [window(tenAMinute), caller()];
+test('ten requests at the end of a minute leave none for the start of the next', async () => {
+  const [limiter, key] = [window(tenAMinute), newKey()];
   for (let i = 0; i < 10; i++) expect((await take(limiter, key, MINUTE - 100 + i)).taken).toBe(true);
   for (let i = 0; i < 10; i++) expect((await take(limiter, key, MINUTE + i)).taken).toBe(false);
 });
 
-test('a place comes free exactly a window later: the window is half-open', async () => {
-  const [limiter, key] = [window({ limit: 1, windowSeconds: 60 }), caller()];
+test('a slot becomes free exactly one window later: the window is half-open', async () => {
+  const [limiter, key] = [window({ limit: 1, windowSeconds: 60 }), newKey()];
   expect((await take(limiter, key, MINUTE)).taken).toBe(true);
   expect((await take(limiter, key, MINUTE + 59_999)).taken).toBe(false);
   expect((await take(limiter, key, MINUTE + 60_000)).taken).toBe(true);
 });
 
-test('a refusal takes nothing and says how long to wait', async () => {
-  const [limiter, key] = [window({ limit: 2, windowSeconds: 60 }), caller()];
+test('a refusal takes nothing and returns the time to wait', async () => {
+  const [limiter, key] = [window({ limit: 2, windowSeconds: 60 }), newKey()];
   await take(limiter, key, MINUTE);
   await take(limiter, key, MINUTE + 10_000);
   const before = await rig.redis.lrange(`{test}:limit:${key}:60`, 0, -1);
@@ -80,35 +71,35 @@ test('a refusal takes nothing and says how long to wait', async () => {
   expect(await rig.redis.lrange(`{test}:limit:${key}:60`, 0, -1)).toEqual(before);
 });
 
-test('a refund gives back its own entry and no other', async () => {
-  const [limiter, key] = [window({ limit: 3, windowSeconds: 60 }), caller()];
+test('a refund returns its own entry and no other', async () => {
+  const [limiter, key] = [window({ limit: 3, windowSeconds: 60 }), newKey()];
   await take(limiter, key, MINUTE);
   const second = await take(limiter, key, MINUTE + 10_000);
   await take(limiter, key, MINUTE + 20_000);
   const refund = { id: 'second', windows: second.windows };
   await limiter.refund(key, refund, { nowMs: MINUTE + 30_000 });
-  const look = async (nowMs: number) => (await limiter.get(key, { nowMs })) as SlidingWindowRes;
-  expect((await look(MINUTE + 30_000)).windows).toMatchObject([{ remaining: 1, resetMs: 30_000 }]);
-  // The first goes at 60 s and the third at 80 s: nothing is left to go at 70 s.
-  expect((await look(MINUTE + 60_000)).windows).toMatchObject([{ remaining: 2, resetMs: 20_000 }]);
-  // An entry that is given back already is left gone, whoever asks.
+  const look = (nowMs: number) => limiter.look(key, { nowMs });
+  expect(await look(MINUTE + 30_000)).toMatchObject([{ remaining: 1, resetMs: 30_000 }]);
+  // The first entry leaves at 60 s and the third at 80 s; nothing leaves at 70 s.
+  expect(await look(MINUTE + 60_000)).toMatchObject([{ remaining: 2, resetMs: 20_000 }]);
+  // A second refund of the same entry does nothing.
   await limiter.refund(key, { ...refund, id: 'another' }, { nowMs: MINUTE + 61_000 });
-  expect((await look(MINUTE + 61_000)).windows).toMatchObject([{ remaining: 2 }]);
+  expect(await look(MINUTE + 61_000)).toMatchObject([{ remaining: 2 }]);
 });
 
-test('a refund of one of many in the same tick gives back one', async () => {
-  const [limiter, key] = [window(tenAMinute), caller()];
+test('a refund of one of many requests in a tick returns one slot', async () => {
+  const [limiter, key] = [window(tenAMinute), newKey()];
   const answers = [];
   for (let i = 0; i < 5; i++) answers.push(await take(limiter, key, MINUTE));
   const refund = { id: 'one of five', windows: answers[0]?.windows ?? [] };
-  // Tried again, as after a lost reply, it is the same refund.
+  // Repeated, as after a lost reply, it is the same refund.
   for (let i = 0; i < 3; i++) await limiter.refund(key, refund, { nowMs: MINUTE });
-  expect(await limiter.get(key, { nowMs: MINUTE })).toMatchObject({ windows: [{ remaining: 6 }] });
+  expect(await limiter.look(key, { nowMs: MINUTE })).toMatchObject([{ remaining: 6 }]);
 });
 
 test('several windows are taken together or not at all', async () => {
   const limiter = window({ limit: 2, windowSeconds: 1 }, { limit: 3, windowSeconds: 60 });
-  const key = caller();
+  const key = newKey();
   expect((await take(limiter, key, MINUTE)).taken).toBe(true);
   expect((await take(limiter, key, MINUTE + 1)).taken).toBe(true);
   expect((await take(limiter, key, MINUTE + 2)).taken).toBe(false);
@@ -117,13 +108,13 @@ test('several windows are taken together or not at all', async () => {
   expect(last.taken).toBe(false);
   expect(last.windows).toMatchObject([
     { remaining: 2, resetMs: 0 },
-    // The first two shared a tick of 6 ms, and go with the later of them.
+    // The first two shared a tick of 6 ms and leave with the later one.
     { remaining: 0, resetMs: 56_001 },
   ]);
 });
 
 test('memory is bounded whatever the limit', async () => {
-  const [limiter, key] = [window({ limit: 1_000_000, windowSeconds: 1 }), caller()];
+  const [limiter, key] = [window({ limit: 1_000_000, windowSeconds: 1 }), newKey()];
   expect(tickMs(1)).toBe(1);
   // 30 requests a tick for 200 ticks.
   for (let i = 0; i < 200; i++) {
@@ -131,17 +122,15 @@ test('memory is bounded whatever the limit', async () => {
     await Promise.all(Array.from({ length: 30 }, () => take(limiter, key, nowMs)));
   }
   expect(await rig.redis.llen(`{test}:limit:${key}:1`)).toBe(1 + 2 * 200);
-  expect(await limiter.get(key, { nowMs: MINUTE + 199 })).toMatchObject({
-    windows: [{ remaining: 994_000 }],
-  });
-  // A window later nothing of them is left.
+  expect(await limiter.look(key, { nowMs: MINUTE + 199 })).toMatchObject([{ remaining: 994_000 }]);
+  // One window later these entries are gone.
   await take(limiter, key, MINUTE + 2_000);
   expect(await rig.redis.llen(`{test}:limit:${key}:1`)).toBe(3);
   expect(await rig.redis.pttl(`{test}:limit:${key}:1`)).toBeLessThanOrEqual(1_001);
 });
 
-test('a clock that is set back frees a place late, never early, and not for ever', async () => {
-  const [limiter, key] = [window({ limit: 1, windowSeconds: 60 }), caller()];
+test('if the clock is set back, a slot becomes free late, never early, and not later than one window', async () => {
+  const [limiter, key] = [window({ limit: 1, windowSeconds: 60 }), newKey()];
   await take(limiter, key, MINUTE);
   const hourBefore = MINUTE - 3_600_000;
   const refused = await take(limiter, key, hourBefore);
@@ -150,14 +139,14 @@ test('a clock that is set back frees a place late, never early, and not for ever
   expect((await take(limiter, key, hourBefore + 60_000)).taken).toBe(true);
 });
 
-test('a call that comes too late to matter writes nothing', async () => {
-  const [limiter, key] = [window(tenAMinute), caller()];
-  await expect(limiter.consume(key, 1, { notAfterMs: Date.now() - 1_000 })).rejects.toThrow('LATE');
+test('a call that runs too late writes nothing', async () => {
+  const [limiter, key] = [window(tenAMinute), newKey()];
+  await expect(limiter.take(key, { notAfterMs: Date.now() - 1_000 })).rejects.toThrow('LATE');
   expect(await rig.redis.keys(`*${key}*`)).toEqual([]);
 });
 
-test("without a time given it runs on Redis's clock", async () => {
-  const [limiter, key] = [window(tenAMinute), caller()];
+test("it uses Redis's clock by default", async () => {
+  const [limiter, key] = [window(tenAMinute), newKey()];
   await take(limiter, key);
   const [, atUs] = await rig.redis.lrange(`{test}:limit:${key}:60`, 0, -1);
   const [seconds] = await rig.redis.time();

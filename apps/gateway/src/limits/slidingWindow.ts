@@ -1,150 +1,140 @@
 import { readFileSync } from 'node:fs';
 import type { Limit } from '@sluice/shared';
 import type { Redis, Result } from 'ioredis';
-import { RateLimiterRedis, RateLimiterRes } from 'rate-limiter-flexible';
+import { z } from 'zod';
 
-// Two folders up from src/limits as well as from dist/limits.
-const lua = readFileSync(new URL('../../src/limits/sliding_window.lua', import.meta.url), 'utf8');
-
-type ScriptResult = (number | string)[];
+// The script stays in src/: two folders up from src/limits and from dist/limits alike.
+const lua = readFileSync(new URL('../../src/limits/slidingWindow.lua', import.meta.url), 'utf8');
 
 declare module 'ioredis' {
   interface RedisCommander<Context> {
-    slidingWindow(keyCount: number, ...keysAndArgs: (string | number)[]): Result<ScriptResult, Context>;
+    slidingWindow(keyCount: number, ...keysAndArgs: (string | number)[]): Result<unknown, Context>;
   }
 }
 
-/** Requests of one tick share an entry: at most so many entries a window, whatever its limit. */
+/** Requests of one tick share an entry, so a window has at most this many entries, whatever its limit. */
 const TICKS_PER_WINDOW = 10_000;
 
-/** Length of a tick: a place comes free at most so much late, in milliseconds. */
+/** Length of a tick in milliseconds. A slot becomes free at most this much late. */
 export function tickMs(windowSeconds: number): number {
   return Math.max(1, (windowSeconds * 1000) / TICKS_PER_WINDOW);
 }
 
-/** How one window of a caller stands. */
+/** The state of one window of a key. */
 export interface WindowState extends Limit {
-  /** Places left. */
+  /** Free slots. */
   remaining: number;
-  /** Milliseconds until the next place comes free; 0 when all are free. */
+  /** Milliseconds until the next slot becomes free; 0 when all are free. */
   resetMs: number;
-  /** Number of the tick that the request was counted in, for {@link SlidingWindow.refund}. */
+  /** Number of the tick in which the request was counted, for {@link SlidingWindow.refund}. */
   tick: number;
 }
 
-/** The answer of the limiter, with each window beside the library's summary of the tightest. */
-export class SlidingWindowRes extends RateLimiterRes {
-  constructor(
-    readonly windows: readonly WindowState[],
-    remaining: number,
-    resetMs: number,
-    consumed: number,
-  ) {
-    super(remaining, resetMs, consumed, consumed === 1);
-  }
-}
-
-/** The window that binds first: fewest places left, then the longest wait. */
+/** The window that binds first: the fewest free slots, then the longest wait. */
 export function tightest(windows: readonly WindowState[]): WindowState {
   const [first, ...others] = windows;
-  if (first === undefined) throw new RangeError('A caller has at least one window');
+  if (first === undefined) throw new RangeError('A key has at least one window');
   return others.reduce((tight, window) => {
     if (window.remaining !== tight.remaining) return window.remaining < tight.remaining ? window : tight;
     return window.resetMs > tight.resetMs ? window : tight;
   }, first);
 }
 
-/** A place to give back. */
+/** A slot to return. */
 export interface Refund {
-  /** Names it, so that it is given back once however often that is tried. */
+  /** Identifies the refund, so that it is made once even if it is tried several times. */
   id: string;
-  /** The windows as they stood when it was taken. */
+  /** The windows as they were when the slot was taken. */
   windows: readonly WindowState[];
 }
 
-/** A refund may be tried again for so long, in milliseconds: the script remembers it for this time. */
+/** A refund may be retried for this long, in milliseconds: the script remembers its id for this time. */
 export const REFUND_MEMORY_MS = 60_000;
 
-export interface CallOptions {
-  /** Milliseconds since the epoch instead of Redis's clock: for tests. */
+interface TimeOptions {
+  /** Milliseconds since the epoch, instead of Redis's clock; for tests. */
   nowMs?: number;
-  /** Redis's time after which the call writes nothing, because whoever asked has gone. */
-  notAfterMs?: number;
-  /** What to give back. */
-  refund?: Refund;
 }
 
+/** `1` or `0` for taken or refused; then for each window: slots taken, ms until the next is free, number of the tick. */
+const replySchema = z.tuple([z.union([z.literal(0), z.literal(1)])], z.coerce.number());
+
 /**
- * An exact sliding window, on the seam that rate-limiter-flexible has for stores: never more than `limit` requests
- * in any half-open stretch (now − window, now], whichever process asks, for several windows at once. One call of
- * one script on Redis's own clock.
- *
- * `consume` resolves or rejects with a {@link SlidingWindowRes}, and rejects with an Error when Redis fails. A
- * refusal takes nothing.
+ * Exact sliding windows of a key: never more than `limit` requests in any half-open interval (now − window, now],
+ * whichever process asks, for several windows at once. Each method is one call of one script on Redis's clock.
  */
-export class SlidingWindow extends RateLimiterRedis {
+export class SlidingWindow {
   readonly #redis: Redis;
   readonly #limits: readonly Limit[];
+  readonly #prefix: string;
 
   /**
    * @param limits at least one
-   * @param keyPrefix of the keys in Redis
+   * @param prefix of the keys in Redis
    */
-  constructor(redis: Redis, limits: readonly Limit[], keyPrefix: string) {
-    const points = Math.min(...limits.map(({ limit }) => limit));
-    super({ storeClient: redis, keyPrefix, points, duration: 1 });
+  constructor(redis: Redis, limits: readonly Limit[], prefix: string) {
     this.#redis = redis;
     this.#limits = limits;
+    this.#prefix = prefix;
     redis.defineCommand('slidingWindow', { lua });
   }
 
   /**
-   * Gives back the one place that an earlier `consume` took: exactly its entry, in each window. An entry that is
-   * gone is left gone, and a refund that was made is not made again within {@link REFUND_MEMORY_MS}.
+   * Takes one slot in every window, or none if one of them is full.
+   * @param notAfterMs Redis's time after which nothing is written, because the request has been answered by then
+   * @throws Error when Redis fails, or the call runs too late
    */
-  async refund(key: string, refund: Refund, options: Pick<CallOptions, 'nowMs'> = {}): Promise<void> {
-    await this.reward(key, 1, { ...options, refund });
+  async take(
+    keyId: string,
+    { nowMs, notAfterMs }: TimeOptions & { notAfterMs?: number } = {},
+  ): Promise<{ taken: boolean; windows: readonly WindowState[] }> {
+    return this.#call(keyId, { slots: 1, nowMs, notAfterMs });
   }
 
-  /** The library's hook to take (or, with negative points, give back) places. */
-  async _upsert(
-    rlKey: string,
-    points: number,
-    _msDuration: number,
-    _forceExpire: boolean,
-    options: CallOptions = {},
-  ): Promise<ScriptResult> {
-    return this.#call(rlKey, points, options);
+  /** The state of the windows; takes nothing. @throws what the Redis connection throws */
+  async look(keyId: string, { nowMs }: TimeOptions = {}): Promise<readonly WindowState[]> {
+    return (await this.#call(keyId, { slots: 0, nowMs })).windows;
   }
 
-  /** The library's hook to look. */
-  async _get(rlKey: string, options: CallOptions = {}): Promise<ScriptResult> {
-    return this.#call(rlKey, 0, options);
+  /**
+   * Returns a slot that an earlier `take` took: exactly its entry in each window. It does nothing for an entry that has
+   * left the window, or if the refund was already made within {@link REFUND_MEMORY_MS}.
+   * @throws what the Redis connection throws
+   */
+  async refund(keyId: string, refund: Refund, { nowMs }: TimeOptions = {}): Promise<void> {
+    await this.#call(keyId, { slots: -1, nowMs, refund });
   }
 
-  #call(rlKey: string, points: number, { nowMs, notAfterMs, refund }: CallOptions): Promise<ScriptResult> {
-    const keys = this.#limits.map(({ windowSeconds }) => `${rlKey}:${windowSeconds}`);
-    if (refund) keys.push(`${this.keyPrefix}:refund:${refund.id}`);
-    const windows = this.#limits.flatMap(({ limit, windowSeconds }, i) => [
+  async #call(
+    keyId: string,
+    {
+      slots,
+      nowMs = '',
+      notAfterMs = '',
+      refund,
+    }: {
+      slots: 1 | 0 | -1;
+      nowMs?: number | '' | undefined;
+      notAfterMs?: number | '' | undefined;
+      refund?: Refund;
+    },
+  ) {
+    const keys = this.#limits.map(({ windowSeconds }) => `${this.#prefix}:${keyId}:${windowSeconds}`);
+    if (refund) keys.push(`${this.#prefix}:refund:${refund.id}`);
+    const args = this.#limits.flatMap(({ limit, windowSeconds }, i) => [
       limit,
       windowSeconds * 1000,
       tickMs(windowSeconds),
       refund?.windows[i]?.tick ?? '',
     ]);
-    return this.#redis.slidingWindow(keys.length, ...keys, nowMs ?? '', notAfterMs ?? '', points, ...windows);
-  }
-
-  /** The library's hook to read the script's answer. */
-  _getRateLimiterRes(_rlKey: string, _changedPoints: number, result: ScriptResult): SlidingWindowRes {
+    const reply = await this.#redis.slidingWindow(keys.length, ...keys, nowMs, notAfterMs, slots, ...args);
+    const [taken, ...state] = replySchema.parse(reply);
     const windows = this.#limits.map((limit, i) => ({
       ...limit,
-      remaining: Math.max(0, limit.limit - Number(result[1 + i * 3])),
-      resetMs: Number(result[2 + i * 3]),
-      tick: Number(result[3 + i * 3]),
+      remaining: Math.max(0, limit.limit - (state[i * 3] ?? 0)),
+      resetMs: state[1 + i * 3] ?? 0,
+      tick: state[2 + i * 3] ?? 0,
     }));
-    const { remaining, resetMs } = tightest(windows);
-    // The library refuses when more than `points` are consumed.
-    const consumed = result[0] === 1 ? Math.max(0, this.points - remaining) : this.points + 1;
-    return new SlidingWindowRes(windows, remaining, resetMs, consumed);
+    return { taken: taken === 1, windows };
   }
 }

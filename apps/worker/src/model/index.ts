@@ -1,3 +1,3 @@
-export { type Classifier, type Load, loadPipeline } from './pipeline.js';
-export type { LoadMessage, ModelFacts, TextResult } from './protocol.js';
+export type { LoadMessage, Measured, ModelFacts, RowResult } from '../process/protocol.js';
+export { type Load, type LoadedModel, loadModel } from './load.js';
 export { serve } from './serve.js';

@@ -1,4 +1,4 @@
-import { loadPipeline } from './pipeline.js';
+import { loadModel } from './load.js';
 import { serve } from './serve.js';
 
-serve(loadPipeline);
+serve(loadModel);

@@ -1,44 +1,45 @@
-import type { Classifier, Load } from './pipeline.js';
-import { type FromProcess, type LoadMessage, type RunMessage, toProcessSchema } from './protocol.js';
+import { ModelError } from '@sluice/shared';
+import { type FromProcess, type LoadMessage, type RunMessage, toProcessSchema } from '../process/protocol.js';
+import type { Load, LoadedModel } from './load.js';
 
 /**
- * Serves a model over IPC as this process: loads what the first message says, then runs one message after the
- * other. Ends when its parent is gone.
- * @param load loads the model; the shipped process gives `loadPipeline`
+ * Serves a model over IPC as this process: loads the model that the first message names, then runs the rows of each
+ * further message. The process ends when its parent is gone.
+ * @param load loads the model; the shipped process uses `loadModel`
  */
 export function serve(load: Load): void {
-  let classifier: Classifier | undefined;
-  const tell = (message: FromProcess, then: () => void = () => {}) => process.send?.(message, then);
+  let model: LoadedModel | undefined;
+  const send = (message: FromProcess, then: () => void = () => {}) => process.send?.(message, then);
 
   async function begin(message: LoadMessage): Promise<void> {
     try {
-      classifier = await load(message, tell);
-      tell({ type: 'ready', facts: classifier.facts });
+      model = await load(message, () => send({ type: 'measuring' }));
+      send({ type: 'ready', facts: model.facts });
     } catch (error) {
-      tell({ type: 'unloadable', reason: reasonOf(error) }, () => process.exit(1));
+      const code = error instanceof ModelError ? error.code : 'load_failed';
+      send({ type: 'unloadable', code, reason: reasonOf(error) }, () => process.exit(1));
     }
   }
 
-  async function run({ runId, texts, topK }: RunMessage): Promise<void> {
+  async function run({ runId, rows, parameters }: RunMessage): Promise<void> {
     try {
-      if (classifier === undefined) throw new Error('No model is loaded');
-      tell({ type: 'result', runId, results: await classifier.classify(texts, topK) });
+      if (model === undefined) throw new Error('No model is loaded');
+      send({ type: 'result', runId, results: await model.run(rows, parameters) });
     } catch (error) {
-      tell({ type: 'refused', runId, reason: reasonOf(error) });
+      send({ type: 'refused', runId, reason: reasonOf(error) });
     }
   }
 
   process.on('disconnect', () => process.exit(0));
-  // A terminal's Ctrl-C reaches the whole group; the parent drains and ends this process itself.
-  process.on('SIGINT', () => {});
-  process.on('SIGTERM', () => {});
-  process.on('message', (json) => {
-    const message = toProcessSchema.parse(json);
+  // Ctrl-C in a terminal, or closing it, signals the whole process group. The parent drains, and then ends this process.
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(signal, () => {});
+  process.on('message', (received) => {
+    const message = toProcessSchema.parse(received);
     void (message.type === 'load' ? begin(message) : run(message));
   });
 }
 
-/** One line: what happened, and what lies behind it. */
+/** One line: the error, and its causes. */
 function reasonOf(error: unknown): string {
   if (!(error instanceof Error)) return String(error);
   const [line = ''] = error.message.split('\n', 1);

@@ -1,24 +1,31 @@
-import { availableParallelism } from 'node:os';
 import { resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { suppliedKeySchema } from '@sluice/contract';
 import { z } from 'zod';
+import { usableProcessors } from './processors.js';
 
 /** The folder that holds `package.json`, `models/` and, by default, `.sluice/`. */
 export const rootFolder = fileURLToPath(new URL('../../../../', import.meta.url));
 
-/** A folder of `models/`, or `owner/name` on the Hub. It names a queue too. */
-const MODEL_ID = /^[\w-][\w.-]*(\/[\w-][\w.-]*)?$/;
+/** The id or alias of a model. It is part of the names of queues and keys in Redis. */
+export const modelIdSchema = z
+  .string()
+  .max(200)
+  .regex(/^[\w-][\w.-]*(\/[\w-][\w.-]*)?$/, 'not a model id, such as my-model or owner/name');
 
-/** The kinds of weights that transformers.js knows. */
-export const modelDtypes = ['auto', 'fp32', 'fp16', 'q8', 'int8', 'uint8', 'q4', 'bnb4', 'q4f16'] as const;
+/** The types of weights that transformers.js supports. */
+export const dtypeSchema = z.enum(['fp32', 'fp16', 'q8', 'int8', 'uint8', 'q4', 'q4f16', 'bnb4']);
+export type Dtype = z.infer<typeof dtypeSchema>;
 
 const notesSchema = z.object({
-  /** What is counted, or how it is written. */
+  /** What is counted, or the format. */
   unit: z.string(),
-  /** One line: what it does. */
+  /** One line: what the setting does. */
   meaning: z.string(),
-  /** Shown as the default where the value depends on the machine or is secret. */
+  /** Shown instead of a default that depends on the machine or is secret. */
   shownDefault: z.string().optional(),
+  /** Whether errors must not show its value. */
+  secret: z.boolean().optional(),
 });
 type VariableNotes = z.infer<typeof notesSchema>;
 
@@ -40,9 +47,42 @@ const url = (...protocols: string[]) =>
   z.url({
     protocol: new RegExp(`^(${protocols.join('|')})$`),
     error: `not a URL that begins with ${protocols.map((protocol) => `${protocol}://`).join(' or ')}`,
+    abort: true,
   });
 
-/** A list in one variable; empty when unset. */
+function isPercentEncoded(text: string): boolean {
+  try {
+    decodeURIComponent(text);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** A Redis URL. What ioredis and `new URL` would silently misread is refused. */
+const redisUrl = () =>
+  z
+    .string()
+    .refine((text) => !/^[^:]*:\/\/[^@]*[\s"\\/?#@].*@/s.test(text), {
+      error: 'a special character in the user name or password; write it percent-encoded, such as %2F for /',
+      abort: true,
+    })
+    .pipe(url('redis', 'rediss'))
+    .refine((text) => [new URL(text).username, new URL(text).password].every(isPercentEncoded), {
+      error: 'a % in the user name or password that encodes nothing; write %25 for %',
+      abort: true,
+    })
+    .refine((text) => /^(\/\d*)?$/.test(new URL(text).pathname), {
+      error: 'the path is not a database number such as /0',
+      abort: true,
+    })
+    .refine(
+      // ioredis would take any option from there, also the password and the database.
+      (text) => [...new URL(text).searchParams.keys()].every((name) => name === 'family'),
+      'an option after "?" that is not "family"; the password and the database have their places before it',
+    );
+
+/** A comma-separated list; empty when unset. */
 const list = (entry: z.ZodType<string, string>) =>
   z
     .string()
@@ -61,49 +101,49 @@ const origin = z
   );
 
 /**
- * Every environment variable that Sluice reads, with its default. `README.md` and `.env.example` are checked
- * against this table by a test.
+ * Every environment variable that Sluice reads, with its default. A test checks `README.md` and `.env.example` against
+ * this table.
  */
 export const settingsSchema = z.object({
   PORT: variable(port().default(8000), {
     unit: 'TCP port',
-    meaning: 'Where the gateway listens; 0 takes a free one',
+    meaning: 'Port of the gateway; 0 takes a free one',
   }),
   HOST: variable(z.string().optional(), {
     unit: 'address',
-    meaning: 'Address the gateway binds to',
+    meaning: 'Address that the gateway binds to; `npm start` binds 127.0.0.1 when unset',
     shownDefault: 'all',
   }),
   TLS_CERT: variable(z.string().optional(), {
     unit: 'PEM file',
     meaning:
-      'Certificate, with its chain, to serve HTTPS on `PORT`; goes with `TLS_KEY`; read again when it changes',
+      'Certificate with its chain, to serve HTTPS on `PORT`; requires `TLS_KEY`; reloaded when the file changes',
     shownDefault: '',
   }),
   TLS_KEY: variable(z.string().optional(), {
     unit: 'PEM file',
-    meaning: 'Private key of that certificate',
+    meaning: 'Private key of the certificate',
     shownDefault: '',
   }),
   TRUST_PROXY: variable(list(proxy), {
-    unit: 'addresses and networks, separated by commas',
+    unit: 'addresses and networks, comma-separated',
     meaning:
-      'Proxies whose `X-Forwarded-For` names the client: `10.0.0.0/8`, `loopback`, `linklocal`, `uniquelocal`; without it the client is whoever connects',
+      'Proxies whose `X-Forwarded-For` is trusted, such as `10.0.0.0/8`, `loopback`, `linklocal`, `uniquelocal`; without it the client is the address that connects',
     shownDefault: '',
   }),
   CORS_ORIGINS: variable(list(origin), {
-    unit: 'origins, separated by commas',
+    unit: 'origins, comma-separated',
     meaning: 'Origins whose pages may call the API from a browser, such as `https://app.example.com`, or `*`',
     shownDefault: '',
   }),
   ADMIN_PORT: variable(port().default(9090), {
     unit: 'TCP port',
     meaning:
-      'Where the gateway answers `/admin/keys`, `/health` and `/ready` for operators; 0, or a port in use, takes a free one',
+      'Admin port of the gateway (`/admin/keys`, `/health`, `/ready`); 0, or a port in use, takes a free one',
   }),
   ADMIN_HOST: variable(z.string().min(1).default('127.0.0.1'), {
     unit: 'address',
-    meaning: 'Address that port is bound to',
+    meaning: 'Address that the admin port binds to',
   }),
   ADMIN_TOKEN: variable(
     z
@@ -112,92 +152,133 @@ export const settingsSchema = z.object({
       .optional(),
     {
       unit: 'token',
-      meaning: 'Opens `/admin/keys`, which is off without one; `npm start` makes one when unset',
+      meaning: 'Token for `/admin/keys`, which is off without one; `npm start` generates one when unset',
       shownDefault: '',
+      secret: true,
     },
   ),
-  REDIS_URL: variable(url('redis', 'rediss').default('redis://127.0.0.1:6379'), {
+  REDIS_URL: variable(redisUrl().default('redis://127.0.0.1:6379'), {
     unit: 'redis:// or rediss:// URL',
-    meaning:
-      'The Redis (6.2 or later, `noeviction`) that holds everything; `npm start` starts one when unset',
+    meaning: 'The Redis server (6.2 or later, `noeviction`); `npm start` starts one when unset',
+    secret: true,
   }),
-  MODEL: variable(z.string().regex(MODEL_ID, 'not a model id').default('minilm-l6-sst2'), {
+  MODELS_FILE: variable(
+    z
+      .string()
+      .transform((path) => resolve(rootFolder, path))
+      .optional(),
+    {
+      unit: 'JSON file',
+      meaning: 'Lists the models (see [Models](#models))',
+      shownDefault: 'models.json',
+    },
+  ),
+  WORKER_MODELS: variable(list(modelIdSchema), {
+    unit: 'model ids, comma-separated',
+    meaning: 'The models that this worker serves, of those that are configured',
+    shownDefault: 'all',
+  }),
+  MODEL: variable(modelIdSchema.optional(), {
     unit: 'model id',
-    meaning: 'Text-classification model: a folder of `models/`, or else an id on the Hugging Face Hub',
+    meaning:
+      'One text-classification model instead of `models.json`: a folder of `models/`, or an id on the Hugging Face Hub; not with `MODELS_FILE`',
+    shownDefault: '',
   }),
-  MODEL_DTYPE: variable(z.enum(modelDtypes).default('q8'), {
+  MODEL_DTYPE: variable(dtypeSchema.optional(), {
     unit: 'transformers.js dtype',
-    meaning: "Which of the model's weight files to load",
+    meaning: 'Type of the weights of `MODEL`',
+    shownDefault: 'q8',
   }),
-  MODEL_REVISION: variable(z.string().min(1).default('main'), {
+  MODEL_REVISION: variable(z.string().min(1).optional(), {
     unit: 'branch, tag or commit',
-    meaning: 'Revision of a model from the Hub',
+    meaning: 'Revision of `MODEL` on the Hub',
+    shownDefault: 'main',
   }),
   HF_ENDPOINT: variable(url('http', 'https').default('https://huggingface.co'), {
     unit: 'http:// or https:// URL',
-    meaning: 'The Hub, or a mirror of it',
+    meaning: 'The Hugging Face Hub, or a mirror of it',
   }),
   HF_TOKEN: variable(z.string().optional(), {
     unit: 'token',
-    meaning: 'Access to private models on the Hub',
+    meaning: 'Access token for private models on the Hub',
     shownDefault: '',
+    secret: true,
   }),
-  MODEL_PROCESSES: variable(whole(1, 1024).default(availableParallelism()), {
+  MODEL_PROCESSES: variable(whole(1, 1024).default(usableProcessors()), {
     unit: 'processes',
-    meaning: 'Model processes of a worker, one thread each',
-    shownDefault: 'one a core',
+    meaning:
+      'Processes of each model in a worker, with one thread each; `models.json` can set it for a model',
+    shownDefault: 'one per core that the process may use',
   }),
   MICRO_BATCH_TEXTS: variable(whole(1, 256).default(8), {
     unit: 'texts',
-    meaning: 'Most texts that a model process runs at once',
+    meaning: 'Maximum number of texts (rows) that a model process runs at once',
   }),
   MICRO_BATCH_TOKENS: variable(whole(1, 1_048_576).default(1024), {
     unit: 'tokens, padding included',
-    meaning: 'Most tokens that a model process runs at once (a single text may have more)',
+    meaning: 'Maximum number of tokens that a model process runs at once; a single text may have more',
   }),
   STALL_SECONDS: variable(seconds().default(2), {
     unit: 'seconds',
-    meaning: 'A micro-batch that runs longer is hung: its model process is killed and replaced',
+    meaning:
+      'Minimum time after which a run counts as hung, and its model process is killed and replaced; more for a slow model, and at most 40 % of the timeout in a request',
   }),
   REQUEST_TIMEOUT_SECONDS: variable(seconds().default(5), {
     unit: 'seconds',
-    meaning: 'Deadline of an interactive request, from the moment its body is read',
+    meaning: 'Deadline of an interactive request, counted from when its body has been read',
+  }),
+  BULK_REQUEST_TIMEOUT_SECONDS: variable(seconds().default(60), {
+    unit: 'seconds',
+    meaning: 'Deadline of a request with more than 128 rows',
   }),
   RATE_LIMIT_REQUESTS: variable(whole(1).default(10), {
     unit: 'requests',
-    meaning: 'Most requests of a key in any window, where the key has no limit of its own',
+    meaning: 'Default rate limit: maximum number of requests of a key in any window',
   }),
   RATE_LIMIT_WINDOW_SECONDS: variable(whole(1, 31_536_000).default(60), {
     unit: 'seconds',
-    meaning: 'Length of that window',
+    meaning: 'Length of the window of that rate limit',
+  }),
+  READ_LIMIT_REQUESTS: variable(whole(1).default(600), {
+    unit: 'requests per minute',
+    meaning:
+      'Maximum number of requests of a key about jobs, the key and the models, which use no slot of its rate limit',
+  }),
+  MAX_STREAMS: variable(whole(1).default(100), {
+    unit: 'streams',
+    meaning: 'Maximum number of streams of events that a key may hold at once',
   }),
   AUTH_FAILURES_PER_MINUTE: variable(whole(1).default(20), {
-    unit: 'wrong keys',
-    meaning: 'After so many from one address in a minute, further wrong keys get 429',
+    unit: 'failures',
+    meaning: 'After this many failed authentications from one address in a minute, further ones get 429',
   }),
   MAX_TEXT_CHARS: variable(whole(1, 10_000_000).default(10_000), {
     unit: 'Unicode characters',
-    meaning: 'Longest text',
+    meaning: 'Maximum length of a text',
+  }),
+  MAX_INPUTS: variable(whole(1, 100_000).default(2_048), {
+    unit: 'inputs',
+    meaning: 'Maximum number of inputs of a request, of its rows, and of the rows of an input of a job',
   }),
   MAX_BODY_BYTES: variable(whole(1024, 1_073_741_824).default(1_048_576), {
     unit: 'bytes, after decompression',
-    meaning: 'Largest JSON body',
+    meaning: 'Maximum size of a JSON body; eight times this for `/models/<id>` and jobs',
   }),
   MAX_BATCH_TEXTS: variable(whole(1, 10_000_000).default(100_000), {
     unit: 'texts',
-    meaning: 'Largest batch',
+    meaning: 'Maximum number of texts in a job',
   }),
   MAX_BATCH_BYTES: variable(whole(1024, 4_294_967_296).default(67_108_864), {
     unit: 'bytes, after decompression',
-    meaning: 'Largest NDJSON batch; a JSON one may have eight times `MAX_BODY_BYTES`',
+    meaning: 'Maximum size of an NDJSON upload; a JSON upload may have eight times `MAX_BODY_BYTES`',
   }),
   BATCH_TIMEOUT_SECONDS: variable(whole(1, 31_536_000).default(86_400), {
     unit: 'seconds',
-    meaning: 'A batch that is not finished so long after it was accepted fails, and keeps the results it has',
+    meaning: 'A job that is not finished this long after it was accepted fails; it keeps the results it has',
   }),
   RESULT_TTL_SECONDS: variable(whole(1, 31_536_000).default(86_400), {
     unit: 'seconds',
-    meaning: 'A batch, its texts and its results are gone so long after it ended',
+    meaning: 'A job, its texts and its results are deleted this long after it ended',
   }),
   PUBLIC_DOCS: variable(boolean().default(true), {
     unit: 'true or false',
@@ -205,11 +286,11 @@ export const settingsSchema = z.object({
   }),
   WORKER_ADMIN_PORT: variable(port().default(9091), {
     unit: 'TCP port',
-    meaning: 'Where a worker answers `/health` and `/ready`; 0, or a port in use, takes a free one',
+    meaning: 'Admin port of a worker (`/health`, `/ready`); 0, or a port in use, takes a free one',
   }),
   WORKER_ADMIN_HOST: variable(z.string().min(1).default('127.0.0.1'), {
     unit: 'address',
-    meaning: 'Address that port is bound to',
+    meaning: 'Address that the admin port binds to',
   }),
   DATA_DIR: variable(
     z
@@ -218,46 +299,43 @@ export const settingsSchema = z.object({
       .transform((path) => resolve(rootFolder, path)),
     {
       unit: 'folder',
-      meaning: 'Development key, downloaded models, and the data of the Redis that `npm start` starts',
+      meaning:
+        'Folder for the development key, downloaded models, and the data of the Redis server that `npm start` starts',
     },
   ),
   LOG_LEVEL: variable(
     z.enum(['silent', 'fatal', 'error', 'warn', 'info', 'debug', 'trace']).default('info'),
     {
       unit: 'level',
-      meaning: 'Least severe messages that are logged',
+      meaning: 'Minimum severity of log lines',
     },
   ),
   LOG_FORMAT: variable(z.enum(['json', 'pretty']).default('json'), {
     unit: '`json` or `pretty`',
-    meaning: 'How log lines look; `npm start` sets `pretty`',
+    meaning: 'Format of log lines; `npm start` sets `pretty`',
   }),
-  SLUICE_DEV_KEY: variable(
-    z
-      .string()
-      .regex(/^\P{C}{1,256}$/u, 'not 1 to 256 printable characters')
-      .optional(),
-    {
-      unit: 'key',
-      meaning: 'The development key that `npm start` registers, instead of one it makes',
-      shownDefault: '',
-    },
-  ),
+  SLUICE_DEV_KEY: variable(suppliedKeySchema.optional(), {
+    unit: 'key',
+    meaning:
+      'Development key that `npm start` registers instead of generating one: 12 to 256 printable ASCII characters without spaces',
+    shownDefault: '',
+    secret: true,
+  }),
 });
 
 export type Settings = z.infer<typeof settingsSchema>;
 
-/** Exit status of a process whose configuration is wrong (`EX_CONFIG` of sysexits.h): starting it again is no use. */
+/** Exit status for a wrong configuration (`EX_CONFIG` of sysexits.h): a restart cannot help. */
 export const EXIT_CONFIG = 78;
 
-/** A configuration that cannot work; its message names the variable. */
+/** A wrong configuration; the message names the variable. */
 export class SettingsError extends Error {
   override name = 'SettingsError';
 }
 
 /**
- * Reads the settings from an environment. An empty value, or a blank one, counts as unset.
- * @throws SettingsError that names each wrong variable and never repeats its value, which may be secret
+ * Reads the settings from an environment. An empty or blank value counts as unset.
+ * @throws SettingsError that names each wrong variable, with its value unless that is secret
  */
 export function readSettings(env: Readonly<Record<string, string | undefined>>): Settings {
   const given = Object.fromEntries(
@@ -270,21 +348,33 @@ export function readSettings(env: Readonly<Record<string, string | undefined>>):
   if (parsed.success) {
     const { TLS_CERT, TLS_KEY } = parsed.data;
     if ((TLS_CERT === undefined) === (TLS_KEY === undefined)) return parsed.data;
-    throw new SettingsError('TLS_CERT, TLS_KEY: set both or none');
+    throw new SettingsError('TLS_CERT, TLS_KEY: set both or neither');
   }
   throw new SettingsError(
-    parsed.error.issues.map(({ path, message }) => `${String(path[0])}: ${message}`).join('; '),
+    parsed.error.issues.map(({ path, message }) => wrongSetting(String(path[0]), message, given)).join('; '),
   );
 }
 
-/** One row of the configuration table. */
-export interface SettingRow extends Pick<VariableNotes, 'unit' | 'meaning'> {
+/** Characters of a wrong value that an error shows. */
+const MAX_SHOWN = 80;
+
+function wrongSetting(name: string, message: string, given: Readonly<Record<string, string>>): string {
+  const schema = Object.entries(settingsSchema.shape).find(([known]) => known === name)?.[1];
+  const isSecret = notesSchema.safeParse(schema?.meta()).data?.secret;
+  const value = given[name];
+  return isSecret || value === undefined
+    ? `${name}: ${message}`
+    : `${name}: ${message}: "${value.slice(0, MAX_SHOWN)}"`;
+}
+
+/** Documentation of one setting. */
+export interface SettingDoc extends Pick<VariableNotes, 'unit' | 'meaning'> {
   name: string;
   default: string;
 }
 
-/** The settings as rows for the documentation, in order. */
-export function settingRows(): SettingRow[] {
+/** Documentation of all settings, in order. */
+export function settingDocs(): SettingDoc[] {
   const defaults: Record<string, unknown> = { ...readSettings({}), DATA_DIR: '.sluice' };
   return Object.entries(settingsSchema.shape).map(([name, schema]) => {
     const { unit, meaning, shownDefault } = notesSchema.parse(schema.meta());

@@ -1,111 +1,89 @@
+import { taskNameSchema } from '@sluice/tasks';
 import type { Redis } from 'ioredis';
 import { z } from 'zod';
 import { json } from '../json.js';
 import { redisTimeMs } from '../redis/clock.js';
 import { names } from '../redis/names.js';
+import { modelErrorCodeSchema } from './modelError.js';
 
-/** A worker announces itself this often, in milliseconds. */
-export const BEAT_EVERY_MS = 1_000;
-/** An announcement that is not renewed for this long is gone, in milliseconds. */
-export const BEAT_TTL_MS = 3_000;
+/** A worker sends a heartbeat this often, in milliseconds. */
+export const HEARTBEAT_EVERY_MS = 1_000;
+/** A heartbeat that is not renewed for this long expires, in milliseconds. */
+export const HEARTBEAT_TTL_MS = 3_000;
 
-/** What a worker that is ready says of itself. */
-export const heartbeatSchema = z.object({
-  v: z.literal(1),
-  workerId: z.string().min(1),
-  model: z.string().min(1),
+const servedModelSchema = z.object({
+  id: z.string().min(1),
+  /** See `ModelSpec`. */
+  hash: z.string().min(1),
+  task: taskNameSchema,
   /** Model processes. */
   processes: z.int().min(1),
-  /** How many texts it answers in a second when it has enough of them, lately. */
-  textsPerSecond: z.number().positive().optional(),
-  facts: z
-    .object({
-      labels: z.array(z.string()),
-      maxTokens: z.int().min(1),
-      revision: z.string(),
-      dtype: z.string(),
-      runtime: z.string(),
-      batching: z.boolean(),
-    })
-    .optional(),
+  /** How many rows it answers in a second under load, averaged over the last seconds. */
+  rowsPerSecond: z.number().positive(),
+  /** Whether rows run together. */
+  batching: z.boolean(),
+  /** How much outputs change when rows run together; null if they cannot. */
+  drift: z.number().nullable(),
+  maxTokens: z.int().min(1),
+  revision: z.string(),
+  dtype: z.string(),
+  /** What runs the model, with its version. */
+  runtime: z.string(),
+  /** What only the model's task understands; parsed with the task's `facts` schema. */
+  facts: z.unknown(),
+});
+/** A model as a live worker reports it. */
+export type ServedModelReport = z.infer<typeof servedModelSchema>;
+
+const failedModelSchema = z.object({
+  id: z.string().min(1),
+  hash: z.string().min(1),
+  error: modelErrorCodeSchema,
+});
+/** A model that a worker cannot serve. */
+export type FailedModelReport = z.infer<typeof failedModelSchema>;
+
+/** What a worker that is ready reports about itself. */
+const heartbeatSchema = z.object({
+  v: z.literal(1),
+  workerId: z.string().min(1),
+  models: z.array(servedModelSchema),
+  /** Models that it should serve and cannot. */
+  failed: z.array(failedModelSchema),
 });
 const heartbeatJson = json(heartbeatSchema);
 export type Heartbeat = z.infer<typeof heartbeatSchema>;
 
-/** Announces a live worker until {@link BEAT_TTL_MS} from now. */
-export async function announce(redis: Redis, beat: Heartbeat): Promise<void> {
+/** Sends a worker's heartbeat, which is valid for {@link HEARTBEAT_TTL_MS}. */
+export async function sendHeartbeat(redis: Redis, heartbeat: Heartbeat): Promise<void> {
   const nowMs = Math.round(await redisTimeMs(redis));
   await redis
     .multi()
-    .set(names.worker(beat.workerId), JSON.stringify(beat), 'PX', BEAT_TTL_MS)
-    .zadd(names.workers, nowMs + BEAT_TTL_MS, beat.workerId)
+    .set(names.worker(heartbeat.workerId), JSON.stringify(heartbeat), 'PX', HEARTBEAT_TTL_MS)
+    .zadd(names.workers, nowMs + HEARTBEAT_TTL_MS, heartbeat.workerId)
     .zremrangebyscore(names.workers, '-inf', `(${nowMs}`)
-    .pexpire(names.workers, BEAT_TTL_MS)
+    .pexpire(names.workers, HEARTBEAT_TTL_MS)
     .exec();
 }
 
-/** Takes a worker's announcement back, so that no gateway counts on it. */
-export async function withdraw(redis: Redis, workerId: string): Promise<void> {
+/** Removes a worker's heartbeat, so that no gateway counts on the worker any more. */
+export async function removeHeartbeat(redis: Redis, workerId: string): Promise<void> {
   await redis.multi().del(names.worker(workerId)).zrem(names.workers, workerId).exec();
 }
 
-/** The workers that are alive now. */
+/** The heartbeats of the workers that are alive now. */
 export async function liveWorkers(redis: Redis): Promise<Heartbeat[]> {
   const ids = await redis.zrange(names.workers, '0', '-1');
   if (ids.length === 0) return [];
-  const beats = await redis.mget(ids.map(names.worker));
-  return beats.flatMap((text) => {
-    // A worker of another version speaks to gateways of its own.
-    const beat = heartbeatJson.safeParse(text);
-    return beat.success ? [beat.data] : [];
+  const heartbeats = await redis.mget(ids.map(names.worker));
+  return heartbeats.flatMap((text) => {
+    // A worker of another version serves gateways of that version.
+    const heartbeat = heartbeatJson.safeParse(text);
+    return heartbeat.success ? [heartbeat.data] : [];
   });
 }
 
-/** What a gateway says of its waiting texts holds for so long, in milliseconds: one that died leaves them in the queue. */
-const WAITING_TTL_MS = 5_000;
-const waitingSchema = json(z.object({ texts: z.int().min(0), untilMs: z.number() }));
-
-/** What the other gateways say. */
-export interface Elsewhere {
-  /** Gateways that said something lately. */
-  gateways: number;
-  /** Texts that wait at them for their answers. */
-  texts: number;
-}
-
-/**
- * Tells the other gateways how many texts wait here for their answers, and hears the same of them.
- * @param nowMs Redis's time
- */
-export async function shareWaiting(
-  redis: Redis,
-  model: string,
-  { gatewayId, texts, nowMs }: { gatewayId: string; texts: number; nowMs: number },
-): Promise<Elsewhere> {
-  const key = names.waiting(model);
-  await redis
-    .multi()
-    .hset(key, gatewayId, JSON.stringify({ texts, untilMs: nowMs + WAITING_TTL_MS }))
-    .pexpire(key, WAITING_TTL_MS)
-    .exec();
-  const elsewhere = { gateways: 0, texts: 0 };
-  const gone: string[] = [];
-  for (const [id, said] of Object.entries(await redis.hgetall(key))) {
-    const waiting = waitingSchema.safeParse(said);
-    // What another version says is its own affair.
-    if (id === gatewayId || !waiting.success) continue;
-    if (waiting.data.untilMs < nowMs) {
-      gone.push(id);
-      continue;
-    }
-    elsewhere.gateways++;
-    elsewhere.texts += waiting.data.texts;
-  }
-  if (gone.length > 0) await redis.hdel(key, ...gone);
-  return elsewhere;
-}
-
-/** Takes back what a gateway that ends has said. */
-export async function withdrawWaiting(redis: Redis, model: string, gatewayId: string): Promise<void> {
-  await redis.hdel(names.waiting(model), gatewayId);
+/** What each live worker reports about one model, whatever spec it has of it. */
+export function reportsOf(workers: readonly Heartbeat[], modelId: string): ServedModelReport[] {
+  return workers.flatMap(({ models }) => models.filter(({ id }) => id === modelId));
 }

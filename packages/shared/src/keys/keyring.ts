@@ -4,47 +4,49 @@ import { type KeyBody, type Scope, scopeSchema } from '@sluice/contract';
 import type { Redis, Result } from 'ioredis';
 import { z } from 'zod';
 import { json } from '../json.js';
+import { ALLOW_WHEN_FULL, isStorageFull } from '../redis/errors.js';
 import { names } from '../redis/names.js';
 
-// Two folders up from src/keys as well as from dist/keys.
+// The scripts stay in src/: two folders up from src/keys and from dist/keys alike.
 const read = (file: string) => readFileSync(new URL(`../../src/keys/${file}`, import.meta.url), 'utf8');
 
 declare module 'ioredis' {
   interface RedisCommander<Context> {
     rotateKey(keyCount: number, ...keysAndArgs: string[]): Result<unknown, Context>;
     updateKey(keyCount: number, ...keysAndArgs: string[]): Result<unknown, Context>;
+    revokeKeyWhenFull(keyCount: number, ...keysAndArgs: string[]): Result<number, Context>;
   }
 }
 
-/** Bytes of a made key's secret: 192 bits, which no one guesses, so a plain hash of it is safe to store. */
+/** Bytes of a generated secret: 192 bits cannot be guessed, so a plain hash is safe to store. */
 const SECRET_BYTES = 24;
 const ID_BYTES = 6;
-const MADE_KEY = /^sk_([0-9a-f]{12})_[A-Za-z0-9_-]{32}$/;
-/** How many texts of a key may wait in unfinished batches, unless it is told otherwise. */
+const GENERATED_KEY = /^sk_([0-9a-f]{12})_[A-Za-z0-9_-]{32}$/;
+/** How many items of a key may wait in unfinished jobs by default. */
 export const DEFAULT_BULK_LIMIT = 100_000;
 
 /** At most `limit` requests in any `windowSeconds`. */
 export const limitSchema = z.object({ limit: z.int().min(1), windowSeconds: z.int().min(1) });
 export type Limit = z.infer<typeof limitSchema>;
 
-/** What a key is made with. */
+/** Options of a new key. */
 export interface KeyOptions {
   /** For people; need not be unique. */
   name: string;
   scopes?: readonly Scope[];
-  /** Own limits; without them those of the configuration hold. */
+  /** The key's own limits; without them the configured default applies. */
   limits?: readonly Limit[];
-  /** How many texts may wait in unfinished batches. */
+  /** How many items may wait in unfinished jobs. */
   bulkLimit?: number;
   /** Milliseconds since the epoch, on Redis's clock. */
   expiresAtMs?: number | undefined;
 }
 
-/** What can be changed of a key; what is not named stays. */
+/** Changes to a key; fields that are not given stay as they are. */
 export interface KeyChanges {
   name?: string;
   scopes?: readonly Scope[];
-  /** Empty: those of the configuration. */
+  /** Empty: the configured default. */
   limits?: readonly Limit[];
   bulkLimit?: number;
   /** null: never. */
@@ -53,7 +55,7 @@ export interface KeyChanges {
 
 const hash = z.string().regex(/^[0-9a-f]{64}$/);
 
-/** The record as the HASH in Redis holds it. */
+/** The record as stored in its HASH. */
 const storedSchema = z
   .object({
     v: z.literal('1'),
@@ -74,46 +76,46 @@ const storedSchema = z
   .transform((stored) => ({
     id: stored.id,
     hash: stored.hash,
-    /** Of the secret before the last rotation, which is good until {@link previousUntilMs}. */
+    /** Hash of the secret before the last rotation, which is valid until `previousUntilMs`. */
     previousHash: stored.previous_hash,
     previousUntilMs: stored.previous_until_ms,
     name: stored.name,
     scopes: stored.scopes,
-    /** Empty: those of the configuration. */
+    /** Empty: the configured default. */
     limits: stored.limits,
     bulkLimit: stored.bulk_limit,
     bulkQueued: stored.bulk_queued,
     createdAtMs: stored.created_at_ms,
     expiresAtMs: stored.expires_at_ms,
     revokedAtMs: stored.revoked_at_ms,
-    /** To the minute. */
+    /** Precise to a minute. */
     lastUsedAtMs: stored.last_used_at_ms,
   }));
 
-/** The record of an API key: everything about it but the key. */
+/** The record of an API key: everything but its secret. */
 export type KeyRecord = z.infer<typeof storedSchema>;
 
 const sha256 = (text: string) => createHash('sha256').update(text).digest();
 
-/** The public id in a key that was made here, else the first 12 hex digits of the SHA-256. */
+/** The public id of a key: part of a generated key, and the first 12 hex digits of the SHA-256 of any other. */
 export function keyIdOf(key: string): string {
-  return MADE_KEY.exec(key)?.[1] ?? sha256(key).toString('hex').slice(0, 12);
+  return GENERATED_KEY.exec(key)?.[1] ?? sha256(key).toString('hex').slice(0, 12);
 }
 
 /**
  * A new random key, `sk_<id>_<secret>`.
- * @param id of a key that gets a new secret
+ * @param id of an existing key that gets a new secret
  */
 export function makeKey(id = randomBytes(ID_BYTES).toString('hex')): string {
   return `sk_${id}_${randomBytes(SECRET_BYTES).toString('base64url')}`;
 }
 
-/** Whether a record may be used now. */
+/** Whether a key is neither revoked nor expired. */
 export function isLive(record: KeyRecord, nowMs: number): boolean {
   return record.revokedAtMs === undefined && (record.expiresAtMs === undefined || record.expiresAtMs > nowMs);
 }
 
-/** A record as operators see it. */
+/** A record as operators see it, without hashes. */
 export function keyBody(record: KeyRecord, nowMs: number): KeyBody {
   const time = (ms: number | undefined) => (ms === undefined ? null : new Date(ms).toISOString());
   const { previousUntilMs } = record;
@@ -134,30 +136,33 @@ export function keyBody(record: KeyRecord, nowMs: number): KeyBody {
   };
 }
 
-/** Another secret stands under the id of a key: it was rotated. */
+/** The id of a key belongs to another secret: the key was rotated. */
 export class KeyTaken extends Error {
   override name = 'KeyTaken';
 }
 
-/** A key that is revoked or expired cannot be changed so. */
+/** The change needs a key that is neither revoked nor expired. */
 export class KeyNotLive extends Error {
   override name = 'KeyNotLive';
 }
 
-/** API keys in Redis. Only their hashes stand there, and nothing is cached: a revocation works at once. */
+/** API keys in Redis. Only hashes are stored, and nothing is cached, so a revocation takes effect at once. */
 export class Keyring {
   #redis: Redis;
 
   constructor(redis: Redis) {
     this.#redis = redis;
     redis.defineCommand('rotateKey', { lua: read('rotate.lua') });
+    redis.defineCommand('revokeKeyWhenFull', {
+      lua: `${ALLOW_WHEN_FULL}\nreturn redis.call('HSETNX', KEYS[1], 'revoked_at_ms', ARGV[1])`,
+    });
     redis.defineCommand('updateKey', { lua: read('update.lua') });
   }
 
   /**
-   * The record of a key, live or not; undefined when there is none. How long the comparison takes says nothing of how
-   * much of a guess is right: hashes are compared, all of them, in constant time.
-   * @param key as the caller presents it
+   * Reads the record of a key, live or not. Returns undefined for an unknown key. Hashes are compared in constant time, so
+   * that the duration reveals nothing about the stored hash.
+   * @param key as the caller sent it
    * @param nowMs Redis's time
    * @throws what the Redis connection throws
    */
@@ -177,11 +182,11 @@ export class Keyring {
   }
 
   /**
-   * Registers a key. One that is registered already stays as it is, so this can be repeated.
-   * @param key made by {@link makeKey}, or any text that an operator supplies
+   * Registers a key. A key that is already registered stays as it is, so this can be repeated.
+   * @param key generated by {@link makeKey}, or any text that an operator supplies
    * @param nowMs Redis's time
-   * @returns the record as it stands now
-   * @throws KeyTaken when its id stands for another secret
+   * @returns the stored record
+   * @throws KeyTaken when its id belongs to another secret
    */
   async register(key: string, options: KeyOptions, nowMs: number): Promise<KeyRecord> {
     const id = keyIdOf(key);
@@ -204,16 +209,15 @@ export class Keyring {
       await transaction.zadd(names.keys, 'NX', Math.round(nowMs), id).exec();
     }
     const record = await this.find(key, nowMs);
-    if (record === undefined) throw new KeyTaken(`Another secret stands under the id ${id}`);
+    if (record === undefined) throw new KeyTaken(`The id ${id} belongs to another secret`);
     return record;
   }
 
   /**
-   * Records, live or not, oldest first; without arguments all.
-   * @param offset how many to leave out
-   * @param count how many at most
-   * @returns the records, the ids of those that cannot be read (they do not keep the others from being), and whether
-   *   there are more behind them
+   * Records, live or not, oldest first; without arguments all of them.
+   * @param offset how many to skip
+   * @param count the maximum to return
+   * @returns the records, the ids of malformed records (which do not hide the others), and whether more follow
    */
   async list(
     offset = 0,
@@ -231,21 +235,29 @@ export class Keyring {
   }
 
   /**
-   * Revokes a key, at once and for good; its record stays, so that no one registers it again.
-   * @returns the record, or undefined when there is no such id
+   * Revokes a key, at once and permanently, also when Redis is full (with Redis 7 or later). The record stays, so that the key cannot be registered again.
+   * @returns the record, and whether this call revoked the key; undefined when the id is unknown
    */
-  async revoke(keyId: string, nowMs: number): Promise<KeyRecord | undefined> {
+  async revoke(keyId: string, nowMs: number): Promise<{ record: KeyRecord; revoked: boolean } | undefined> {
     if ((await this.read(keyId)) === undefined) return undefined;
-    await this.#redis.hsetnx(names.key(keyId), 'revoked_at_ms', String(Math.round(nowMs)));
-    return this.read(keyId);
+    const now = String(Math.round(nowMs));
+    const set = await this.#redis.hsetnx(names.key(keyId), 'revoked_at_ms', now).catch((error: unknown) => {
+      if (!isStorageFull(error)) throw error;
+      // The key may be the one that fills Redis.
+      return this.#redis.revokeKeyWhenFull(1, names.key(keyId), now).catch(() => {
+        throw error;
+      });
+    });
+    const record = await this.read(keyId);
+    return record && { record, revoked: set === 1 };
   }
 
   /**
    * Gives a key a new secret. Its id stays, and with it its windows and jobs.
-   * @param graceMs for how long the secret it has now is good beside the new one; any before that is not
+   * @param graceMs how long the current secret stays valid in addition to the new one; older secrets end at once
    * @param nowMs Redis's time
-   * @returns the key and its record, or undefined when there is no such id
-   * @throws KeyNotLive for one that is revoked or expired
+   * @returns the key and its record, or undefined when the id is unknown
+   * @throws KeyNotLive for a revoked or expired key
    */
   async rotate(
     keyId: string,
@@ -260,16 +272,16 @@ export class Keyring {
       !isLive(before, nowMs) ||
       (await this.#redis.rotateKey(1, names.key(keyId), sha256(key).toString('hex'), until)) !== 1
     ) {
-      throw new KeyNotLive(`The key ${keyId} is revoked or expired: make another`);
+      throw new KeyNotLive(`The key ${keyId} is revoked or expired; create another one`);
     }
     const record = await this.read(keyId);
     return record && { key, record };
   }
 
   /**
-   * Changes what is named; the next request goes by it.
-   * @returns the record, or undefined when there is no such id
-   * @throws KeyNotLive for one that is revoked; one that is expired may get more time
+   * Changes the given fields; the next request sees them.
+   * @returns the record, or undefined when the id is unknown
+   * @throws KeyNotLive for a revoked key; an expired key may get a later expiry
    */
   async update(keyId: string, changes: KeyChanges): Promise<KeyRecord | undefined> {
     const { name, scopes, limits, bulkLimit, expiresAtMs } = changes;
@@ -283,7 +295,7 @@ export class Keyring {
         : { expires_at_ms: expiresAtMs === null ? '' : String(Math.round(expiresAtMs)) }),
     };
     if ((await this.#redis.updateKey(1, names.key(keyId), ...Object.entries(fields).flat())) === 0) {
-      throw new KeyNotLive(`The key ${keyId} is revoked: make another`);
+      throw new KeyNotLive(`The key ${keyId} is revoked; create another one`);
     }
     return this.read(keyId);
   }

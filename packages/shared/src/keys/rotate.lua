@@ -1,8 +1,8 @@
 -- Gives a key a new secret.
 --
 -- KEYS  record
--- ARGV  hash of the new secret, ms since the epoch until which the present one is good beside it ('' for no longer)
--- Returns 1, or 0 for a key that is not there or is revoked
+-- ARGV  hash of the new secret, ms since the epoch until which the current one stays valid ('' to end it now)
+-- Returns 1, or 0 for a key that does not exist or is revoked
 
 if redis.call('EXISTS', KEYS[1]) == 0 or redis.call('HEXISTS', KEYS[1], 'revoked_at_ms') == 1 then return 0 end
 if ARGV[2] == '' then

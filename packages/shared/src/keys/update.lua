@@ -1,8 +1,8 @@
 -- Changes fields of a key's record.
 --
 -- KEYS  record
--- ARGV  pairs of field and value; '' takes the field away
--- Returns 1, -1 for a key that is not there, 0 for one that is revoked
+-- ARGV  pairs of field and value; '' removes the field
+-- Returns 1, -1 for a key that does not exist, 0 for a revoked key
 
 if redis.call('EXISTS', KEYS[1]) == 0 then return -1 end
 if redis.call('HEXISTS', KEYS[1], 'revoked_at_ms') == 1 then return 0 end

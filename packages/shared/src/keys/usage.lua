@@ -1,10 +1,10 @@
--- Adds what a gateway has counted to the usage of some keys, once however often it is tried.
+-- Adds what a gateway has counted to the usage of some keys, once, even if the call is repeated.
 --
--- KEYS  mark of the gateway, then for each key: record, usage (a HASH of '<day>:<what>' to a number)
--- ARGV  number of this call (each is greater than the one before), ms that the mark is kept, ms that usage is kept,
---       first day to keep, ms between writings of a time of use;
+-- KEYS  last report of the gateway, then for each key: record, usage (a HASH from '<day>:<what>' to a number)
+-- ARGV  number of this report (higher than the one before), ms that the number is kept, ms that usage is kept,
+--       first day to keep, ms between updates of the time of last use;
 --       then for each key: day (YYYY-MM-DD), requests, texts, refused, time of last use (ms; 0 for none)
--- Returns the records of keys that were left out, since what stands there is no usage; nothing when it was done before
+-- Returns the records of keys that were skipped because their stored usage is malformed; nothing for a repeated call
 
 if tonumber(redis.call('GET', KEYS[1]) or '0') >= tonumber(ARGV[1]) then return {} end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
@@ -15,7 +15,7 @@ local function add(record, usage, at)
   for j, what in ipairs({ 'requests', 'texts', 'refused' }) do
     local count = tonumber(ARGV[at + j])
     if count > 0 and redis.call('HINCRBY', usage, day .. ':' .. what, count) == count then
-      -- The first of a day: what is too old goes.
+      -- The first count of a day: remove the days that are too old.
       for _, field in ipairs(redis.call('HKEYS', usage)) do
         if string.sub(field, 1, 10) < first then redis.call('HDEL', usage, field) end
       end
@@ -27,9 +27,9 @@ local function add(record, usage, at)
   end
 end
 
-local left = {}
+local skipped = {}
 for i = 2, #KEYS, 2 do
-  -- One that is broken does not cost the others theirs.
-  if not pcall(add, KEYS[i], KEYS[i + 1], 6 + (i - 2) / 2 * 5) then left[#left + 1] = KEYS[i] end
+  -- A malformed record must not prevent the usage of other keys from being stored.
+  if not pcall(add, KEYS[i], KEYS[i + 1], 6 + (i - 2) / 2 * 5) then skipped[#skipped + 1] = KEYS[i] end
 end
-return left
+return skipped

@@ -4,7 +4,7 @@ import type { Redis, Result } from 'ioredis';
 import { z } from 'zod';
 import { names } from '../redis/names.js';
 
-// Two folders up from src/keys as well as from dist/keys.
+// The script stays in src/: two folders up from src/keys and from dist/keys alike.
 const lua = readFileSync(new URL('../../src/keys/usage.lua', import.meta.url), 'utf8');
 
 declare module 'ioredis' {
@@ -16,23 +16,23 @@ declare module 'ioredis' {
 /** Days that usage is kept. */
 const KEPT_DAYS = 90;
 const DAY_MS = 86_400_000;
-const leftSchema = z.array(z.string());
-/** A time of use is written at most so often, in milliseconds. */
+const skippedSchema = z.array(z.string());
+/** The time of a key's last use is written at most this often, in milliseconds. */
 export const USED_EVERY_MS = 60_000;
-/** A call may be tried again for so long, in milliseconds. */
-const MARK_MS = DAY_MS;
+/** A report may be repeated for this long, in milliseconds. */
+const REPORT_MEMORY_MS = DAY_MS;
 
 /** A day in UTC, as YYYY-MM-DD. */
 export const dayOf = (timeMs: number): string => new Date(timeMs).toISOString().slice(0, 10);
 
-/** What was done with a key on one day. */
-export interface Counted extends UsageDay {
+/** Usage of one key on one day. */
+export interface KeyUsage extends UsageDay {
   keyId: string;
   /** Redis's time of its last use, in milliseconds since the epoch; 0 for none. */
   usedAtMs: number;
 }
 
-/** What was done with each key, by day: a HASH a key. */
+/** Usage of each key by day; one HASH per key. */
 export class Usage {
   #redis: Redis;
 
@@ -42,32 +42,32 @@ export class Usage {
   }
 
   /**
-   * Adds what a gateway has counted, in one call of one script. A call that is repeated with its number adds nothing.
-   * @param call names it: numbers of one gateway go up
+   * Adds what a gateway has counted, in one call of one script. Repeating a report with the same number adds nothing.
+   * @param report its number is higher than that of the gateway's last report
    * @param nowMs Redis's time
-   * @returns the names of records that were left out, since what stands there is no usage
+   * @returns the names of key records that were skipped because their stored usage is malformed
    */
   async add(
-    call: { gatewayId: string; number: number },
-    counted: readonly Counted[],
+    report: { gatewayId: string; number: number },
+    counted: readonly KeyUsage[],
     nowMs: number,
   ): Promise<string[]> {
     const keys = counted.flatMap(({ keyId }) => [names.key(keyId), names.usage(keyId)]);
-    const left = await this.#redis.addUsage(
+    const skipped = await this.#redis.addUsage(
       1 + keys.length,
-      names.usageMark(call.gatewayId),
+      names.usageReport(report.gatewayId),
       ...keys,
-      call.number,
-      MARK_MS,
+      report.number,
+      REPORT_MEMORY_MS,
       KEPT_DAYS * DAY_MS,
       dayOf(nowMs - (KEPT_DAYS - 1) * DAY_MS),
       USED_EVERY_MS,
-      ...counted.flatMap((of) => [of.date, of.requests, of.texts, of.refused, Math.round(of.usedAtMs)]),
+      ...counted.flatMap((day) => [day.date, day.requests, day.texts, day.refused, Math.round(day.usedAtMs)]),
     );
-    return leftSchema.parse(left);
+    return skippedSchema.parse(skipped);
   }
 
-  /** What was done with a key in the last 90 days: the days on which anything was, oldest first. */
+  /** Usage of a key in the last 90 days: the days with any usage, oldest first. */
   async read(keyId: string): Promise<UsageDay[]> {
     const stored = await this.#redis.hgetall(names.usage(keyId));
     const dates = [...new Set(Object.keys(stored).map((field) => field.slice(0, 10)))].sort();

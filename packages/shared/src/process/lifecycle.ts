@@ -3,28 +3,30 @@ import { EXIT_CONFIG, readSettings, type Settings, SettingsError } from '../conf
 import { createLog, type Log } from '../log.js';
 
 /**
- * The heap may grow by so much before garbage is collected again, in percent. V8's own choice lets a gateway under load
- * grow to 156 MB; with this it stays at 124 MB and costs no measurable time. No hard limit: what is needed is taken.
+ * How much the heap may grow before the next garbage collection, in percent. With V8's default a gateway under load grows
+ * to 156 MB; with this value it stays at 124 MB, at no measurable cost. It is not a hard limit.
  */
 const HEAP_GROWING_PERCENT = 20;
 
-/** A drain may outlast the deadline of the last request by so much. */
+/** A drain may take this much longer than the longest request. */
 const DRAIN_SLACK_MS = 3_000;
-/** An app that is told to end before it is ready has so long to let go of what it has. */
+/** An app that is stopped before it is ready has this long to release its resources. */
 const START_SLACK_MS = 2_000;
 
 /** A running app. */
 export interface App {
-  /** Finishes what was begun and lets go of everything; may be called twice. */
+  /** Finishes the work in flight and releases all resources. May be called twice. */
   close(): Promise<void>;
-  /** Told to whoever started the process, as the `ready` message. */
+  /** The longest request, in milliseconds; a drain may take a little longer. */
+  longestRequestMs: number;
+  /** Sent to the parent process in the `ready` message. */
   facts: Readonly<Record<string, string | number>>;
 }
 
-/** A failure to start that is worth one line and no stack. */
+/** A failure to start that is logged as one line, without a stack. */
 export class StartError extends Error {
   override name = 'StartError';
-  /** @param exitCode of the process: {@link EXIT_CONFIG} when starting it again is no use */
+  /** @param exitCode of the process: {@link EXIT_CONFIG} when a restart cannot help */
   constructor(
     message: string,
     readonly exitCode: number = 1,
@@ -34,10 +36,10 @@ export class StartError extends Error {
 }
 
 /**
- * Runs an app as this process: settings from the environment, a drain at SIGTERM, SIGINT or when the process that
- * started it over IPC is gone, exit status 0 after a drain.
- * @param name on every log line
- * @param start starts the app; `signal` aborts when it is to end before it is ready
+ * Runs an app as this process. It reads the settings from the environment, drains at SIGTERM, SIGINT, SIGHUP or when its parent
+ * process is gone, and exits with status 0 after a drain.
+ * @param name part of every log line
+ * @param start starts the app; `signal` aborts when the app is stopped before it is ready
  * @param env the environment to read the settings from
  */
 export async function runApp(
@@ -46,7 +48,7 @@ export async function runApp(
   env: Readonly<Record<string, string | undefined>> = process.env,
 ): Promise<void> {
   setFlagsFromString(`--heap-growing-percent=${HEAP_GROWING_PERCENT}`);
-  // Whoever read our output may be gone, and that must not end a drain.
+  // The reader of our output may be gone, which must not interrupt a drain.
   process.stdout.on('error', () => {});
   process.stderr.on('error', () => {});
   let log = createLog(name, {
@@ -55,27 +57,24 @@ export async function runApp(
   });
   const stopping = new AbortController();
   let app: App | undefined;
-  let drainLimitMs = 0;
 
-  const stop = async (why: string) => {
+  const stop = async (reason: string) => {
     if (stopping.signal.aborted) return;
-    log.info({ why }, 'Draining');
-    stopping.abort(new StartError(`Stopped by ${why}`, 0));
+    log.info({ reason }, 'Draining');
+    stopping.abort(new StartError(`Stopped by ${reason}`, 0));
     if (app === undefined) {
-      // Its start hears of it by the signal, and may be waiting for what never comes.
+      // `start` sees the aborted signal, but it may be waiting for something that never happens.
       setTimeout(() => process.exit(0), START_SLACK_MS);
       return;
     }
-    const late = setTimeout(
-      () => fail(new StartError('The drain took too long and was cut short')),
-      drainLimitMs,
-    );
+    const limitMs = app.longestRequestMs + DRAIN_SLACK_MS;
+    const late = setTimeout(() => fail(new StartError('Drain timed out')), limitMs);
     await app.close();
     clearTimeout(late);
     log.info('Drained');
     process.exit(0);
   };
-  const fail = (error: unknown, what = 'The drain failed'): never => {
+  const fail = (error: unknown, what = 'Drain failed'): never => {
     if (error instanceof StartError || error instanceof SettingsError) {
       const exitCode = error instanceof StartError ? error.exitCode : EXIT_CONFIG;
       if (exitCode !== 0) log.fatal(error.message);
@@ -85,10 +84,10 @@ export async function runApp(
     process.exit(1);
   };
 
-  process.on('SIGTERM', () => void stop('SIGTERM').catch((error: unknown) => fail(error)));
-  process.on('SIGINT', () => void stop('SIGINT').catch((error: unknown) => fail(error)));
+  for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const)
+    process.on(signal, () => void stop(signal).catch((error: unknown) => fail(error)));
   process.on('disconnect', () => {
-    void stop('the end of its parent').catch((error: unknown) => fail(error));
+    void stop('parent process ended').catch((error: unknown) => fail(error));
   });
   process.on('uncaughtException', (error) => fail(error, 'Unexpected error'));
   process.on('unhandledRejection', (error) => fail(error, 'Unexpected rejection'));
@@ -96,7 +95,6 @@ export async function runApp(
   try {
     const settings = readSettings(env);
     log = createLog(name, settings);
-    drainLimitMs = settings.REQUEST_TIMEOUT_SECONDS * 1000 + DRAIN_SLACK_MS;
     const started = await start(settings, log, stopping.signal);
     if (stopping.signal.aborted) {
       await started.close();

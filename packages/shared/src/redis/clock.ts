@@ -1,13 +1,15 @@
 import { EventEmitter } from 'node:events';
 import { performance } from 'node:perf_hooks';
 import type { Redis } from 'ioredis';
+import type { Log } from '../log.js';
+import { outageOf } from './connection.js';
 
 const SAMPLE_EVERY_MS = 100;
-/** A sample whose round trip took longer says little about the middle of it. */
+/** A sample with a longer round trip is too imprecise to use. */
 const SLOW_SAMPLE_MS = 250;
 /** Redis counts as away when it has not answered for this long. */
 const AWAY_AFTER_MS = 800;
-/** A beat that comes this much late says that this process was paused, not that Redis is silent. */
+/** A timer that fires this late means that this process was paused, not that Redis is silent. */
 const PAUSED_MS = 250;
 
 /** Milliseconds since the epoch on Redis's own clock, with a fraction: `TIME` gives microseconds. */
@@ -17,28 +19,32 @@ export async function redisTimeMs(redis: Redis): Promise<number> {
 }
 
 /**
- * Redis's time, kept as an offset to the monotonic clock of this process, so that deadlines mean the same in
- * every process whatever their machines' clocks say. Its samples are also the pulse: `away` is emitted once
- * when Redis stops answering.
+ * Redis's time, kept as an offset to the monotonic clock of this process, so that deadlines mean the same in every
+ * process, whatever the clocks of their machines say. Its samples also show that Redis is alive: `away` is emitted
+ * once when Redis stops answering.
  */
 export class RedisClock extends EventEmitter<{ away: [] }> {
   #redis: Redis;
+  #log: Log;
   #offsetMs: number | undefined;
-  #heardMs = Number.NEGATIVE_INFINITY;
+  #lastAnswerMs = Number.NEGATIVE_INFINITY;
   #away = true;
   #sampling = false;
   #timer: NodeJS.Timeout;
-  #beatMs = performance.now();
+  #lastTickMs = performance.now();
 
   /** @param redis a connection whose commands time out (role `request`), or one that waits (role `worker`) */
-  constructor(redis: Redis) {
+  constructor(redis: Redis, log: Log) {
     super();
+    // Each model listens.
+    this.setMaxListeners(0);
     this.#redis = redis;
-    this.#timer = setInterval(() => this.#beat(), SAMPLE_EVERY_MS);
-    this.#beat();
+    this.#log = log;
+    this.#timer = setInterval(() => this.#tick(), SAMPLE_EVERY_MS);
+    this.#tick();
   }
 
-  /** Whether Redis has not answered lately, or not yet. */
+  /** Whether Redis has stopped answering, or has not answered yet. */
   get away(): boolean {
     return this.#away;
   }
@@ -48,14 +54,15 @@ export class RedisClock extends EventEmitter<{ away: [] }> {
     return this.#offsetMs === undefined ? undefined : performance.now() + this.#offsetMs;
   }
 
-  #beat(): void {
+  #tick(): void {
     void this.#sample();
     const nowMs = performance.now();
-    const lateMs = nowMs - this.#beatMs - SAMPLE_EVERY_MS;
-    this.#beatMs = nowMs;
-    if (lateMs > PAUSED_MS) this.#heardMs += lateMs;
-    if (!this.#away && nowMs - this.#heardMs > AWAY_AFTER_MS) {
+    const lateMs = nowMs - this.#lastTickMs - SAMPLE_EVERY_MS;
+    this.#lastTickMs = nowMs;
+    if (lateMs > PAUSED_MS) this.#lastAnswerMs += lateMs;
+    if (!this.#away && nowMs - this.#lastAnswerMs > AWAY_AFTER_MS) {
       this.#away = true;
+      outageOf(this.#redis)?.begin(this, new Error(`No answer for ${AWAY_AFTER_MS} ms`), this.#log);
       this.emit('away');
     }
   }
@@ -67,13 +74,14 @@ export class RedisClock extends EventEmitter<{ away: [] }> {
       const sentMs = performance.now();
       const timeMs = await redisTimeMs(this.#redis);
       const receivedMs = performance.now();
-      this.#heardMs = receivedMs;
+      this.#lastAnswerMs = receivedMs;
       if (this.#offsetMs === undefined || receivedMs - sentMs < SLOW_SAMPLE_MS) {
         this.#offsetMs = timeMs - (sentMs + receivedMs) / 2;
       }
       this.#away = false;
+      outageOf(this.#redis)?.end(this, this.#log);
     } catch {
-      // Silence is what counts, and the connection reports its own errors: #beat sees the one, `error` the other.
+      // #tick notices the missing answer, and the connection reports its own errors.
     } finally {
       this.#sampling = false;
     }

@@ -1,5 +1,9 @@
+import { setTimeout as delay } from 'node:timers/promises';
 import { Redis, type RedisOptions } from 'ioredis';
 import type { Log } from '../log.js';
+import { isFailover } from './errors.js';
+import { names } from './names.js';
+import { Outage } from './outage.js';
 
 /** A command that Redis has not answered after this long fails. */
 export const COMMAND_TIMEOUT_MS = 800;
@@ -7,13 +11,14 @@ export const COMMAND_TIMEOUT_MS = 800;
 const retryStrategy = (times: number) => Math.min(50 * times, 500);
 
 /**
- * What each role of a connection needs. `socketTimeout` closes, and so reopens, a connection on which an answer is
- * due and nothing comes: it is dead, whatever TCP thinks.
+ * What each role of a connection needs. `socketTimeout` closes, and so reopens, a connection on which an answer is due
+ * and nothing arrives: it is dead, even if TCP has not noticed.
  */
 const roles = {
   /**
-   * A request waits: fail at once when Redis is away, never queue for later. What the connection lost must fail too:
-   * sent again, a command that has run already would run twice, and take two places.
+   * A request waits: fail at once when Redis is away, and never queue a command for later. Commands in flight when the
+   * connection breaks must fail too. If ioredis sent them again, a command that had already run would run twice and
+   * take two slots.
    */
   request: {
     maxRetriesPerRequest: 0,
@@ -23,8 +28,8 @@ const roles = {
     socketTimeout: 3_000,
   },
   /**
-   * Blocking reads of a second. ioredis would apply `commandTimeout` to them too. A read that the connection lost
-   * must fail, not be sent again, so that its owner goes on from the last id it saw.
+   * Blocking reads of one second. ioredis would apply `commandTimeout` to them too. A read whose connection breaks must
+   * fail rather than be sent again, so that its owner continues from the last id it saw.
    */
   blocking: {
     maxRetriesPerRequest: 0,
@@ -32,50 +37,122 @@ const roles = {
     autoResendUnfulfilledCommands: false,
     socketTimeout: 3_000,
   },
-  /** A subscription: renewed at each reconnect. */
+  /** A subscription, renewed at each reconnect. */
   subscriber: { maxRetriesPerRequest: null, commandTimeout: 5_000 },
-  /** Work goes on when Redis is back: wait for it however long. BullMQ's blocking reads last up to 10 s. */
+  /** Work continues when Redis is back: wait for it without a limit. BullMQ's blocking reads last up to 10 s. */
   worker: { maxRetriesPerRequest: null, socketTimeout: 15_000 },
-  /** A command line: say soon that Redis is away. */
+  /** A command line: report soon that Redis is away. */
   command: { maxRetriesPerRequest: 1, commandTimeout: 5_000, connectTimeout: 3_000 },
 } as const satisfies Record<string, RedisOptions>;
 
 export type RedisRole = keyof typeof roles;
 
+/** The connections of this process to one server. */
+class Group {
+  readonly connections = new Set<Redis>();
+  readonly outage = new Outage();
+  #reconnectedMs = Number.NEGATIVE_INFINITY;
+
+  /**
+   * Reconnects all connections, because the server behind the URL has changed. A connection that only reads would not
+   * notice it by itself.
+   */
+  reconnect(): void {
+    if (performance.now() - this.#reconnectedMs < RECONNECT_EVERY_MS) return;
+    this.#reconnectedMs = performance.now();
+    for (const redis of this.connections) if (redis.status === 'ready') redis.disconnect(true);
+  }
+}
+
+/** After a failover the connections of a process are renewed at most this often, in milliseconds. */
+const RECONNECT_EVERY_MS = 500;
+const groups = new Map<string, Group>();
+const groupOfConnection = new WeakMap<Redis, Group>();
+
+function groupOf(url: string): Group {
+  const group = groups.get(url) ?? new Group();
+  groups.set(url, group);
+  return group;
+}
+
+/** The outage log of a connection and the others to the same server. */
+export const outageOf = (redis: Redis): Outage | undefined => groupOfConnection.get(redis)?.outage;
+
 /**
- * Opens a connection. It reconnects by itself until `disconnect()` or `quit()`.
+ * Opens a connection. It reconnects by itself until `disconnect()` or `quit()`, also when its server was demoted: an
+ * error such as READONLY renews all connections of this process to the server.
  * @param url `redis://` or `rediss://`
  * @param role what the connection is for
- * @param log where connection errors go: the first of an outage as a warning, its repetitions as debug
+ * @param log receives two lines per outage: the cause, and the duration
  */
 export function connectRedis(url: string, role: RedisRole, log: Log): Redis {
-  const redis = new Redis(url, { ...roles[role], retryStrategy, connectionName: `sluice-${role}` });
-  let reported = false;
-  redis.on('error', (err: unknown) => {
-    log[reported ? 'debug' : 'warn']({ err, role }, 'Redis connection error');
-    reported = true;
+  const group = groupOf(url);
+  const redis = new Redis(url, {
+    ...roles[role],
+    retryStrategy,
+    connectionName: `sluice-${role}`,
+    reconnectOnError: (error) => {
+      if (!isFailover(error)) return false;
+      group.outage.begin(redis, error, log);
+      group.reconnect();
+      void awaitPrimary();
+      return true;
+    },
   });
+  /** Whether the server behind the connection refused to be the primary, and no write has succeeded since. */
+  let demoted = false;
+  const awaitPrimary = async () => {
+    if (demoted) return;
+    demoted = true;
+    while (demoted && redis.status !== 'end') {
+      await delay(RECONNECT_EVERY_MS, undefined, { ref: false });
+      if (redis.status !== 'ready') continue;
+      await redis.set(names.probe, '1', 'PX', RECONNECT_EVERY_MS).then(
+        () => {
+          demoted = false;
+        },
+        (error: unknown) => {
+          demoted = isFailover(error) || redis.status !== 'ready';
+        },
+      );
+    }
+    group.outage.end(redis, log);
+  };
+  // BullMQ opens further connections like this one.
+  const duplicate = redis.duplicate.bind(redis);
+  redis.duplicate = (override) => {
+    const copy = duplicate(override);
+    group.connections.add(copy);
+    copy.on('end', () => group.connections.delete(copy));
+    return copy;
+  };
+  groupOfConnection.set(redis, group);
+  group.connections.add(redis);
+  redis.on('error', (error: unknown) => group.outage.begin(redis, error, log));
   redis.on('ready', () => {
-    if (reported) log.info({ role }, 'Redis connection is back');
-    reported = false;
+    if (!demoted) group.outage.end(redis, log);
+  });
+  redis.on('end', () => {
+    group.connections.delete(redis);
+    group.outage.forget(redis);
   });
   return redis;
 }
 
-/** Resolves when the connection can take commands; it may already. Rejects when `signal` aborts. */
+/** Resolves when the connection can take commands, at once if it can already. Rejects when `signal` aborts. */
 export async function whenReady(redis: Redis, signal?: AbortSignal): Promise<void> {
   signal?.throwIfAborted();
   if (redis.status === 'ready') return;
   return new Promise((resolve, reject) => {
-    const done = () => {
-      signal?.removeEventListener('abort', aborted);
+    const onReady = () => {
+      signal?.removeEventListener('abort', onAbort);
       resolve();
     };
-    const aborted = () => {
-      redis.off('ready', done);
+    const onAbort = () => {
+      redis.off('ready', onReady);
       reject(signal?.reason);
     };
-    redis.once('ready', done);
-    signal?.addEventListener('abort', aborted, { once: true });
+    redis.once('ready', onReady);
+    signal?.addEventListener('abort', onAbort, { once: true });
   });
 }

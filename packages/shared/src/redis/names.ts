@@ -1,57 +1,74 @@
-/** Every key and queue name of Sluice in Redis. The braces put them into one slot of a Redis Cluster. */
+/** Every key and queue name of Sluice in Redis. The braces put all keys into one hash slot of a Redis Cluster. */
 export const PREFIX = '{sluice}';
 
-/** Lanes of a model's queue: someone waits for `interactive` work; `bulk` is the chunks of batches. */
+/** Lanes of a model's work: a caller waits for `interactive` items; `bulk` items belong to jobs. */
 export type Lane = 'interactive' | 'bulk';
 
-/** BullMQ queue of a model's lane. */
-export const queueName = (model: string, lane: Lane): string => `${model}-${lane}`;
+/** BullMQ queue of a model's lane. Gateways and workers whose configurations of a model differ use different queues. */
+export const queueName = ({ id, hash }: { id: string; hash: string }, lane: Lane): string =>
+  `${id}-${hash}-${lane}`;
 
 export const names = {
   /** HASH: the record of an API key. */
   key: (keyId: string) => `${PREFIX}:key:${keyId}`,
-  /** ZSET: every key id by the time it was made. */
+  /** ZSET: every key id by its time of creation. */
   keys: `${PREFIX}:keys`,
-  /** HASH: what was done with a key, by day. */
+  /** HASH: usage of a key by day. */
   usage: (keyId: string) => `${PREFIX}:usage:${keyId}`,
-  /** STRING: number of the last count of usage that a gateway has brought. */
-  usageMark: (gatewayId: string) => `${PREFIX}:usage-mark:${gatewayId}`,
+  /** STRING: number of the last usage report that a gateway has sent. */
+  usageReport: (gatewayId: string) => `${PREFIX}:usage-report:${gatewayId}`,
   /** Prefix of the sliding windows: `<prefix>:<key id>:<window in seconds>` is a LIST. */
   limits: `${PREFIX}:limit`,
   /** Prefix of the counters of failed authentications by address. */
-  guesses: `${PREFIX}:guesses`,
+  failedAuthentications: `${PREFIX}:failed-auth`,
   /** STREAM: replies to one start of one gateway. */
   replies: (gatewayId: string) => `${PREFIX}:replies:${gatewayId}`,
-  /** HASH: the record of a batch. */
+  /** HASH: the record of a job. */
   job: (jobId: string) => `${PREFIX}:job:${jobId}`,
-  /** HASH: the texts of a batch, by chunk. */
-  texts: (jobId: string) => `${PREFIX}:job:${jobId}:texts`,
-  /** HASH: the results of a batch, by chunk. */
+  /** HASH: the items of a job by chunk. */
+  items: (jobId: string) => `${PREFIX}:job:${jobId}:items`,
+  /** HASH: the results of a job by chunk. */
   results: (jobId: string) => `${PREFIX}:job:${jobId}:results`,
-  /** HASH: the texts of an upload, by chunk; it becomes {@link names.texts}. */
+  /** STRING: the index of the first item of each chunk of a job, four bytes each. */
+  starts: (jobId: string) => `${PREFIX}:job:${jobId}:starts`,
+  /** HASH: the items of an upload by chunk; it becomes {@link names.items} when the job is accepted. */
   stage: (jobId: string) => `${PREFIX}:stage:${jobId}`,
-  /** HASH: the batch that an idempotency key of a caller stands for, and the fingerprint of its body. */
+  /** STRING: the same for {@link names.starts}. */
+  stageStarts: (jobId: string) => `${PREFIX}:stage:${jobId}:starts`,
+  /** STRING: how many bytes the results of the unfinished jobs will take. */
+  resultBytes: `${PREFIX}:result-bytes`,
+  /** HASH: the job that a caller's idempotency key names, and the fingerprint of its body. */
   idempotency: (keyId: string, hash: string) => `${PREFIX}:idempotency:${keyId}:${hash}`,
-  /** ZSET: a caller's batches by the time they were accepted. */
+  /** ZSET: a caller's jobs by the time they were accepted. */
   jobs: (keyId: string) => `${PREFIX}:jobs:${keyId}`,
-  /** LIST: a caller's batches for a model with chunks that are not marked out yet. */
-  feed: (model: string, keyId: string) => `${PREFIX}:feed:${model}:${keyId}`,
-  /** ZSET: a caller's chunks for a model that are marked out, by the time they were. */
-  out: (model: string, keyId: string) => `${PREFIX}:out:${model}:${keyId}`,
-  /** SET: who has chunks out, as `<model> <key id>`. */
+  /** LIST: a caller's jobs for a model that have chunks in the backlog. */
+  backlog: (modelId: string, keyId: string) => `${PREFIX}:backlog:${modelId}:${keyId}`,
+  /** ZSET: a caller's chunks for a model that are in flight, by the time they were handed out. */
+  inFlight: (modelId: string, keyId: string) => `${PREFIX}:in-flight:${modelId}:${keyId}`,
+  /** SET: callers with chunks in flight, as `<model> <key id>`. */
   callers: `${PREFIX}:callers`,
-  /** ZSET: unfinished batches by the time they fail. */
+  /** ZSET: unfinished jobs by the time they fail. */
   unfinished: `${PREFIX}:unfinished`,
-  /** ZSET: finished batches, as `<key id> <batch>`, by the time they go. */
+  /** ZSET: finished jobs, as `<key id> <job>`, by the time they expire. */
   finished: `${PREFIX}:finished`,
-  /** Channel: ids of batches whose record changed. */
+  /** Channel: ids of jobs whose record changed. */
   changes: `${PREFIX}:changes`,
-  /** STRING: which gateway sweeps now. */
-  sweeper: `${PREFIX}:sweeper`,
-  /** HASH: how many texts wait at each gateway for a model. */
-  waiting: (model: string) => `${PREFIX}:waiting:${model}`,
-  /** STRING: what a live worker announces. */
+  /** STRING: held by the gateway that sweeps now. */
+  sweep: `${PREFIX}:sweep`,
+  /** STRING: written only to see whether Redis accepts writes. */
+  probe: `${PREFIX}:probe`,
+  /** LIST: changes of keys that a command line made, as JSON, until a gateway has logged them. */
+  keyChanges: `${PREFIX}:key-changes`,
+  /** ZSET: open streams of events of a key, by the time they expire unless they are renewed. */
+  streams: (keyId: string) => `${PREFIX}:streams:${keyId}`,
+  /** Prefix of the counters of reads by key. */
+  reads: `${PREFIX}:reads`,
+  /** Channel: ids of interactive items of a model that nobody waits for any more. */
+  withdrawn: (modelId: string) => `${PREFIX}:withdrawn:${modelId}`,
+  /** HASH: unanswered rows of a model's lane by gateway. */
+  unanswered: (modelId: string, lane: Lane) => `${PREFIX}:unanswered:${modelId}:${lane}`,
+  /** STRING: the heartbeat of a live worker. */
   worker: (workerId: string) => `${PREFIX}:worker:${workerId}`,
-  /** ZSET: worker ids by the time their announcement expires. */
+  /** ZSET: worker ids by the time their heartbeat expires. */
   workers: `${PREFIX}:workers`,
 } as const;

@@ -1,0 +1,48 @@
+import type { Log } from '@sluice/shared';
+import type { Request, Response } from 'express';
+import { plainAddress } from './address.js';
+
+const HEALTH_PATHS: ReadonlySet<string> = new Set(['/health', '/ready']);
+
+/** Errors after which the operator needs the client's address. */
+const FAILED_AUTHENTICATION: ReadonlySet<string> = new Set([
+  'invalid_api_key',
+  'invalid_admin_token',
+  'too_many_failures',
+]);
+
+/** The path of a request that matches no route; a caller may have put a key or a text into it. */
+const UNKNOWN_PATH = '(no route)';
+
+function levelOf(path: string, status: number): 'debug' | 'info' | 'warn' | 'error' {
+  if (status >= 500) return status === 503 ? 'warn' : 'error';
+  // Health checks come every few seconds and are only interesting when they fail.
+  return HEALTH_PATHS.has(path) && status === 200 ? 'debug' : 'info';
+}
+
+/** Logs one line when a request is done; that of a 5xx has its cause. It never contains the body, key or query. */
+export function logWhenDone(request: Request, response: Response, log: Log): void {
+  const startedMs = performance.now();
+  const { ip } = request;
+  response.on('close', () => {
+    const { requestId, keyId, code, cause, brokenOff } = response.locals;
+    // 499: the client closed the connection before the response (as nginx logs it).
+    const status = response.writableFinished ? response.statusCode : brokenOff ? 500 : 499;
+    // Without a route it is a file of the reference, whose path is no secret, or an error.
+    const path = response.locals.path ?? (status < 400 ? request.originalUrl.split('?', 1)[0] : UNKNOWN_PATH);
+    log[levelOf(path, status)](
+      {
+        request_id: requestId,
+        method: request.method,
+        path,
+        status,
+        ms: Math.round(performance.now() - startedMs),
+        ...(keyId ? { key_id: keyId } : {}),
+        ...(code ? { code } : {}),
+        ...(status >= 500 && cause ? { err: cause } : {}),
+        ...(FAILED_AUTHENTICATION.has(code) ? { address: plainAddress(ip) } : {}),
+      },
+      'Request completed',
+    );
+  });
+}

@@ -1,0 +1,238 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import { type Log, ModelError } from '@sluice/shared';
+import type { ModelFacts, RowResult, RunRequest } from './protocol.js';
+import { type ModelProcess, PAUSED_MS } from './supervisor.js';
+
+const FIRST_RETRY_MS = 100;
+const LAST_RETRY_MS = 5_000;
+/** After this many failed replacements in a row the pool gives up. */
+const MAX_FAILED_STARTS = 5;
+
+/** A model process reserved for one run. */
+export interface Lease {
+  /** Runs rows together and returns the process to the pool, also after an error. @throws RunError */
+  run(request: RunRequest, budgetMs: number): Promise<RowResult[]>;
+  /** Returns the process to the pool unused. */
+  release(): void;
+}
+
+interface PoolOptions {
+  /** Number of processes without a spare. */
+  size: number;
+  /** Starts a process. `first` is true for the very first one, which also measures the model. */
+  launch: (first: boolean) => ModelProcess;
+  log: Log;
+  /** Called when the pool gives up, because replacements do not load. */
+  onBroken: (error: Error) => void;
+}
+
+/**
+ * The model processes of one model. A process that dies is replaced at once.
+ *
+ * A spare process is kept while a run has used half of its budget, or while an item is on its second run. The spare
+ * loads while the suspected process may still answer. So an item does not wait for a hang and then for a load, and the
+ * items that shared a micro-batch with a hanging one do not wait for its second hang.
+ */
+export class Pool {
+  #options: PoolOptions;
+  #processes = new Set<ModelProcess>();
+  #idle: ModelProcess[] = [];
+  /** Callers that wait for a process. Second runs are served first. */
+  #secondRuns: ((lease: Lease) => void)[] = [];
+  #firstRuns: ((lease: Lease) => void)[] = [];
+  /** Reasons to keep a spare: runs that have used half of their budget, and second runs. */
+  #spareReasons = 0;
+  #failedStarts = 0;
+  /** Starts that are delayed after a failed one. */
+  #delayedStarts = 0;
+  #closing = new AbortController();
+
+  constructor(options: PoolOptions) {
+    this.#options = options;
+  }
+
+  /**
+   * Starts all processes: first one, which measures the model, then the others.
+   * @throws ModelError when the model cannot be loaded; Error with a one-line reason when its processes die
+   */
+  async start(): Promise<ModelFacts> {
+    const first = await this.#startOne(true);
+    const others = await Promise.all(
+      Array.from({ length: this.#options.size - 1 }, () => this.#startOne(false)),
+    );
+    for (const process of [first, ...others]) this.#adopt(process);
+    return first.ready;
+  }
+
+  /**
+   * Starts one of the first processes, again if it dies while it loads: it may have been killed because memory was short.
+   * @throws ModelError, or Error with a one-line reason
+   */
+  async #startOne(first: boolean): Promise<ModelProcess> {
+    for (let failedStarts = 1; ; failedStarts++) {
+      const process = this.#launch(first);
+      try {
+        await process.ready;
+        return process;
+      } catch (error) {
+        // Another process would not load the model either.
+        const isFinal = error instanceof ModelError;
+        if (this.#closing.signal.aborted || isFinal || failedStarts >= MAX_FAILED_STARTS) throw error;
+        this.#options.log.warn(
+          { reason: process.endReason, model_process_pid: process.pid },
+          'Model process ended while it loaded; starting another one',
+        );
+        await process.gone;
+        await delay(Math.min(FIRST_RETRY_MS * 2 ** failedStarts, LAST_RETRY_MS), undefined, {
+          signal: this.#closing.signal,
+        });
+      }
+    }
+  }
+
+  /** Number of processes with a loaded model. */
+  get ready(): number {
+    return [...this.#processes].filter(({ mode }) => mode === 'ready' || mode === 'busy').length;
+  }
+
+  /**
+   * Waits for a free process and reserves it for one run.
+   * @param secondRun is served before first runs
+   */
+  acquire({ secondRun }: { secondRun: boolean }): Promise<Lease> {
+    if (secondRun) this.#changeSpareReasons(+1);
+    return new Promise((resolve) => {
+      (secondRun ? this.#secondRuns : this.#firstRuns).push((lease) =>
+        resolve(secondRun ? this.#withSpare(lease) : lease),
+      );
+      this.#serveNext();
+    });
+  }
+
+  /** Kills all processes and waits until they have ended. Pending `acquire` calls never resolve. */
+  async close(): Promise<void> {
+    this.#closing.abort();
+    for (const process of this.#processes) process.kill();
+    await Promise.all([...this.#processes].map((process) => process.gone));
+  }
+
+  #launch(first: boolean): ModelProcess {
+    const process = this.#options.launch(first);
+    this.#processes.add(process);
+    void process.gone.then(() => this.#processes.delete(process));
+    return process;
+  }
+
+  /** Takes a ready process into use, and replaces it when it dies. */
+  #adopt(process: ModelProcess): void {
+    this.#failedStarts = 0;
+    void process.gone.then(() => {
+      const { endReason, wasKilled, pid } = process;
+      if (!wasKilled && this.#idle.includes(process)) {
+        this.#options.log.warn({ reason: endReason, model_process_pid: pid }, 'Idle model process ended');
+      }
+      this.#idle = this.#idle.filter((idle) => idle !== process);
+      this.#adjust();
+    });
+    this.#idle.push(process);
+    this.#serveNext();
+    this.#adjust();
+  }
+
+  /** Starts missing processes, and ends a surplus one that is idle: the youngest, which was the spare. */
+  #adjust(): void {
+    if (this.#closing.signal.aborted) return;
+    const wanted = this.#options.size + (this.#spareReasons > 0 ? 1 : 0);
+    const living = [...this.#processes].filter(({ mode }) => mode !== 'killed');
+    for (let missing = wanted - living.length - this.#delayedStarts; missing > 0; missing--) void this.#add();
+    const youngest = living.at(-1);
+    if (living.length <= wanted || youngest === undefined || !this.#idle.includes(youngest)) return;
+    this.#idle = this.#idle.filter((idle) => idle !== youngest);
+    youngest.kill('the spare process is not needed any more');
+  }
+
+  async #add(): Promise<void> {
+    const { log, onBroken } = this.#options;
+    const process = this.#launch(false);
+    try {
+      await process.ready;
+      log.info({ model_process_pid: process.pid }, 'Model process added');
+      this.#adopt(process);
+    } catch (error) {
+      if (this.#closing.signal.aborted) return;
+      this.#failedStarts++;
+      log.error({ err: error, model_process_pid: process.pid }, 'Model process failed to start');
+      if (this.#failedStarts >= MAX_FAILED_STARTS) {
+        onBroken(error instanceof Error ? error : new Error(String(error)));
+        return;
+      }
+      this.#delayedStarts++;
+      await process.gone;
+      await delay(Math.min(FIRST_RETRY_MS * 2 ** this.#failedStarts, LAST_RETRY_MS));
+      this.#delayedStarts--;
+      this.#adjust();
+    }
+  }
+
+  #changeSpareReasons(change: 1 | -1): void {
+    this.#spareReasons += change;
+    this.#adjust();
+  }
+
+  #serveNext(): void {
+    while (this.#idle.length > 0 && this.#secondRuns.length + this.#firstRuns.length > 0) {
+      // The process that ran last: its model is still in the cache of its core.
+      const process = this.#idle.pop();
+      if (process?.mode !== 'ready') continue;
+      (this.#secondRuns.shift() ?? this.#firstRuns.shift())?.(this.#lease(process));
+    }
+  }
+
+  #lease(process: ModelProcess): Lease {
+    const release = () => {
+      if (process.mode !== 'ready') return;
+      this.#idle.push(process);
+      this.#serveNext();
+      this.#adjust();
+    };
+    return {
+      run: async (request, budgetMs) => {
+        let suspected = false;
+        const dueMs = performance.now() + budgetMs / 2;
+        const timer = setTimeout(() => {
+          // A late timer means that this process was paused, which says nothing about the model process.
+          if (performance.now() - dueMs > PAUSED_MS) return;
+          suspected = true;
+          this.#changeSpareReasons(+1);
+        }, budgetMs / 2);
+        try {
+          return await process.run(request, budgetMs);
+        } catch (error) {
+          if (process.mode === 'killed') {
+            this.#options.log.warn(
+              { reason: process.endReason, model_process_pid: process.pid },
+              'Model process ended during inference',
+            );
+          }
+          throw error;
+        } finally {
+          clearTimeout(timer);
+          if (suspected) this.#changeSpareReasons(-1);
+          release();
+        }
+      },
+      release,
+    };
+  }
+
+  /** A lease for a second run, during which a spare is kept. */
+  #withSpare(lease: Lease): Lease {
+    return {
+      run: (...run) => lease.run(...run).finally(() => this.#changeSpareReasons(-1)),
+      release: () => {
+        lease.release();
+        this.#changeSpareReasons(-1);
+      },
+    };
+  }
+}

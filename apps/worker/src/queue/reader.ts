@@ -1,0 +1,206 @@
+import { randomUUID } from 'node:crypto';
+import { setTimeout as delay } from 'node:timers/promises';
+import { type Log, PREFIX } from '@sluice/shared';
+import { Job, UnrecoverableError, Worker } from 'bullmq';
+import type { Redis } from 'ioredis';
+
+/** After an error the queue is read again after this long, in milliseconds. */
+const RETRY_MS = 1_000;
+/** An idle fetch polls after this long, in seconds: a dead worker may have consumed the marker of a new message. */
+const POLL_SECONDS = 1;
+
+/** Counts rows as held by this worker; returns a function that releases them, which may be called twice. */
+export type HoldRows = (rows: number) => () => void;
+
+interface QueueReaderOptions {
+  redis: Redis;
+  queueName: string;
+  /**
+   * How long a message is locked, in milliseconds. If its worker is dead, another one takes it after this; stalled
+   * messages are looked for every half of it.
+   */
+  lockMs: number;
+  /** How many workers may die with a message before it fails. */
+  maxStalled: number;
+  /** While this many rows are held, no further message is taken; the last message may exceed it. */
+  maxRows: number;
+  /**
+   * Processes a message. It must call `hold` before its first `await`, because the next message is taken then.
+   * @throws Error for a malformed message, which is moved to failed
+   */
+  work: (data: unknown, hold: HoldRows) => Promise<void>;
+  log: Log;
+}
+
+/**
+ * Takes messages from one queue while fewer rows than the maximum are held, and completes each when its work is done.
+ *
+ * BullMQ's own loop counts messages, not their rows, and looks for more only when one completes. So messages are fetched
+ * by hand (https://docs.bullmq.io/patterns/manually-fetching-jobs). That leaves two duties to this class: it renews the
+ * locks of held messages, and it has the queue checked for stalled messages, whose worker is dead.
+ */
+export class QueueReader {
+  #worker: Worker<unknown, void>;
+  #options: QueueReaderOptions;
+  /** Ids of held messages by the token of their lock. A message whose lock was lost may be held twice. */
+  #locks = new Map<string, string>();
+  #works = new Set<Promise<void>>();
+  #heldRows = 0;
+  #renewals: NodeJS.Timeout;
+  #renewing = false;
+  #loop: Promise<void>;
+  #closing = false;
+  #wake: () => void = () => {};
+
+  constructor(options: QueueReaderOptions) {
+    const { redis, queueName, lockMs, maxStalled, log } = options;
+    this.#options = options;
+    this.#worker = new Worker<unknown, void>(queueName, null, {
+      connection: redis,
+      prefix: PREFIX,
+      lockDuration: lockMs,
+      stalledInterval: lockMs / 2,
+      maxStalledCount: maxStalled,
+      drainDelay: POLL_SECONDS,
+    });
+    this.#worker.on('error', (err) => log.debug({ err }, 'Queue error'));
+    this.#renewals = setInterval(() => void this.#renewLocks(), lockMs / 2);
+    void this.#worker.startStalledCheckTimer();
+    this.#loop = this.#run();
+  }
+
+  /**
+   * Takes no more messages, and finishes the held ones.
+   * @param force without finishing them
+   */
+  async close(force: boolean): Promise<void> {
+    this.#closing = true;
+    this.#wake();
+    if (!force) await Promise.all(this.#works);
+    // Interrupts a waiting fetch; a fetch that already has its message still delivers it.
+    await this.#worker.close(true);
+    if (!force) {
+      await this.#loop;
+      await Promise.all(this.#works);
+    }
+    clearInterval(this.#renewals);
+  }
+
+  async #run(): Promise<void> {
+    const { maxRows, log } = this.#options;
+    while (!this.#closing) {
+      if (this.#heldRows >= maxRows) {
+        await new Promise<void>((resolve) => {
+          this.#wake = resolve;
+        });
+        continue;
+      }
+      const token = randomUUID();
+      try {
+        const message = await this.#worker.getNextJob(token);
+        if (message !== undefined) this.#start(message, token);
+      } catch (err) {
+        if (await this.#failMalformed(token)) continue;
+        log.debug({ err }, 'Could not read the queue');
+        await delay(RETRY_MS, undefined, { ref: false });
+      }
+    }
+  }
+
+  #start(message: Job<unknown, void>, token: string): void {
+    this.#locks.set(token, message.id ?? '');
+    const work = this.#work(message, token).finally(() => {
+      this.#locks.delete(token);
+      this.#works.delete(work);
+    });
+    this.#works.add(work);
+  }
+
+  async #work(message: Job<unknown, void>, token: string): Promise<void> {
+    const { work, queueName, log } = this.#options;
+    const releases: (() => void)[] = [];
+    try {
+      // BullMQ sets this on a message with which too many workers have died.
+      if (message.deferredFailure) throw new Error(message.deferredFailure);
+      await work(message.data, (rows) => {
+        const release = this.#hold(rows);
+        releases.push(release);
+        return release;
+      });
+    } catch (error) {
+      log.warn({ err: error, id: message.id, queue: queueName }, 'Message failed');
+      const reason = error instanceof Error ? error.message : String(error);
+      await message
+        .moveToFailed(new UnrecoverableError(reason), token)
+        .catch((err: unknown) => log.debug({ err, id: message.id }, 'Could not move a message to failed'));
+      return;
+    } finally {
+      for (const release of releases) release();
+    }
+    // If the lock was lost, the message belongs to another worker now.
+    await message
+      .moveToCompleted(undefined, token, false)
+      .catch((err: unknown) => log.debug({ err, id: message.id }, 'Could not complete a message'));
+  }
+
+  #hold(rows: number): () => void {
+    this.#heldRows += rows;
+    let held = true;
+    return () => {
+      if (!held) return;
+      held = false;
+      this.#heldRows -= rows;
+      this.#wake();
+    };
+  }
+
+  /**
+   * Moves a fetched message to failed if its record is malformed. BullMQ throws on such a record, and would fetch it
+   * again and again. Resolves to whether there was one.
+   * @param token of its lock
+   */
+  async #failMalformed(token: string): Promise<boolean> {
+    const { redis, queueName, log } = this.#options;
+    // The connection failed, not the message.
+    if (redis.status !== 'ready') return false;
+    try {
+      for (const id of await redis.lrange(this.#worker.toKey('active'), 0, -1)) {
+        if ((await redis.get(`${this.#worker.toKey(id)}:lock`)) !== token) continue;
+        const record = this.#worker.toKey(id);
+        const hasRecord = (await redis.type(record)) === 'hash';
+        // The fetch failed for another reason: the lock expires, and the message is taken again.
+        if (hasRecord && (await this.#isReadable(id))) return false;
+        log.warn({ id, queue: queueName }, 'Message failed: malformed record');
+        // BullMQ can only fail a message that has a record.
+        if (!hasRecord) await redis.multi().del(record).hset(record, 'name', 'malformed').exec();
+        const message = new Job(this.#worker, 'malformed', null, {}, id);
+        await message.moveToFailed(new UnrecoverableError('Malformed record'), token);
+        return true;
+      }
+    } catch (err) {
+      log.debug({ err }, 'Could not move a malformed message to failed');
+    }
+    return false;
+  }
+
+  async #isReadable(id: string): Promise<boolean> {
+    try {
+      await Job.fromId(this.#worker, id);
+      return true;
+    } catch {
+      // A record that cannot be fetched now may still be well-formed.
+      return this.#options.redis.status !== 'ready';
+    }
+  }
+
+  async #renewLocks(): Promise<void> {
+    const { redis, lockMs, log } = this.#options;
+    // Without Redis the calls would pile up.
+    if (this.#locks.size === 0 || this.#renewing || redis.status !== 'ready') return;
+    this.#renewing = true;
+    await this.#worker
+      .extendJobLocks([...this.#locks.values()], [...this.#locks.keys()], lockMs)
+      .catch((err: unknown) => log.debug({ err }, 'Could not renew locks'));
+    this.#renewing = false;
+  }
+}

@@ -1,0 +1,39 @@
+import { type TaskName, taskNamed } from '@sluice/tasks';
+import { z } from 'zod';
+import { type Bounds, textSchema } from './prediction.js';
+
+type Json = Record<string, unknown>;
+
+/** JSON Schema of a schema, as a part of another one. */
+function partOf(schema: z.ZodType): Json {
+  const { $schema, ...part } = z.toJSONSchema(schema, { io: 'input' });
+  return part;
+}
+
+/** Schema of an input of a task, with the bounds of its texts. */
+function inputSchema(task: TaskName, maxTextChars: number): z.ZodType {
+  const text = textSchema(maxTextChars);
+  switch (task) {
+    case 'text-classification':
+      return z.union([text, z.object({ text, text_pair: text })]);
+    case 'text-ranking':
+      return z.object({ query: text, texts: z.array(text).min(1) });
+    default:
+      return text;
+  }
+}
+
+const unique = (tasks: readonly TaskName[]) => [...new Set(tasks)];
+
+/**
+ * What the reference says of an input: one of the configured tasks takes it. The model's task checks it, and names what is
+ * wrong better than a union of schemas could.
+ */
+export function inputDocs({ tasks, maxTextChars }: Pick<Bounds, 'tasks' | 'maxTextChars'>): Json {
+  return { anyOf: unique(tasks).map((task) => partOf(inputSchema(task, maxTextChars))) };
+}
+
+/** The same for the parameters. */
+export function parametersDocs({ tasks }: Pick<Bounds, 'tasks'>): Json {
+  return { anyOf: [...unique(tasks).map((task) => partOf(taskNamed(task).parameters)), { type: 'null' }] };
+}

@@ -1,0 +1,339 @@
+import { readFileSync } from 'node:fs';
+import type { Redis, Result } from 'ioredis';
+import { z } from 'zod';
+import { pack, packed } from '../binary.js';
+import { json } from '../json.js';
+import { ALLOW_WHEN_FULL, isStorageFull } from '../redis/errors.js';
+import { names } from '../redis/names.js';
+import {
+  type ChunkRef,
+  chunkRefSchema,
+  type JobItem,
+  type JobRecord,
+  type JobRef,
+  jobItemSchema,
+  jobRecordSchema,
+  RECORD_VERSION,
+  type StoredResult,
+  storedResultSchema,
+} from './records.js';
+import { Stage, startsOf } from './stage.js';
+
+// The scripts stay in src/: two folders up from src/jobs and from dist/jobs alike.
+const read = (file: string) => readFileSync(new URL(`../../src/jobs/${file}`, import.meta.url), 'utf8');
+const script = (file: string) => `${read('lib.lua')}\n${read(file)}`;
+
+declare module 'ioredis' {
+  interface RedisCommander<Context> {
+    acceptJob(keyCount: number, ...keysAndArgs: (string | number)[]): Result<unknown, Context>;
+    storeChunk(keyCount: number, ...keysAndArgs: (string | number | Buffer)[]): Result<unknown, Context>;
+    endJob(keyCount: number, ...keysAndArgs: (string | number)[]): Result<unknown, Context>;
+    endJobWhenFull(keyCount: number, ...keysAndArgs: (string | number)[]): Result<unknown, Context>;
+    listJobs(keyCount: number, ...keysAndArgs: (string | number)[]): Result<unknown, Context>;
+    eraseJob(keyCount: number, ...keysAndArgs: (string | number)[]): Result<unknown, Context>;
+  }
+}
+
+/** The result of {@link Ledger.end}. */
+export interface Ending {
+  /** Whether the job was unfinished. */
+  ended: boolean;
+  /** Its chunks that were in flight. */
+  withdrawn: ChunkRef[];
+  /** Chunks of the caller's other jobs that are handed out instead. */
+  handedOut: ChunkRef[];
+}
+
+/** The result of {@link Ledger.accept}. */
+export type Acceptance =
+  | { kind: 'accepted'; nowMs: number; handedOut: ChunkRef[] }
+  /** The idempotency entry names this job. */
+  | { kind: 'known'; jobId: string }
+  | { kind: 'mismatch' | 'late' | 'missing' | 'revoked' }
+  | { kind: 'too large'; limit: number }
+  | { kind: 'allowance'; limit: number; queued: number };
+
+/** The result of {@link Ledger.store}. */
+export interface Storing {
+  /** Whether this ended the job. */
+  ended: boolean;
+  /** Chunks that are handed out in its place. */
+  handedOut: ChunkRef[];
+}
+
+const storeReply = z.tuple([z.number()], chunkRefSchema);
+const endReply = z.tuple([z.number(), z.array(chunkRefSchema), z.array(chunkRefSchema)]);
+const acceptReply = z.union([
+  z
+    .tuple([z.literal('accepted'), z.number()], chunkRefSchema)
+    .transform(([kind, nowMs, ...handedOut]): Acceptance => ({ kind, nowMs, handedOut })),
+  z.tuple([z.literal('known'), z.string()]).transform(([kind, jobId]): Acceptance => ({ kind, jobId })),
+  z.tuple([z.literal('too large'), z.number()]).transform(([kind, limit]): Acceptance => ({ kind, limit })),
+  z
+    .tuple([z.literal('allowance'), z.number(), z.number()])
+    .transform(([kind, limit, queued]): Acceptance => ({ kind, limit, queued })),
+  z.tuple([z.enum(['mismatch', 'late', 'missing', 'revoked'])]).transform(([kind]): Acceptance => ({ kind })),
+]);
+const listReply = z.tuple([z.number()], z.array(z.string()));
+const chunkItems = json(z.array(jobItemSchema));
+const chunkResults = packed(z.array(storedResultSchema));
+
+interface LedgerOptions {
+  /** How long a finished job is kept, in milliseconds. */
+  resultTtlMs: number;
+  /** A job that is not finished after this long fails, in milliseconds. */
+  jobTimeoutMs: number;
+}
+
+/** Jobs in Redis. Each is accepted as a whole or not at all; each chunk is stored once, and each job ends once. */
+export class Ledger {
+  #redis: Redis;
+  #options: LedgerOptions;
+
+  constructor(redis: Redis, options: LedgerOptions) {
+    this.#redis = redis;
+    this.#options = options;
+    redis.defineCommand('acceptJob', { lua: script('accept.lua') });
+    redis.defineCommand('storeChunk', { lua: script('store.lua') });
+    redis.defineCommand('endJob', { lua: script('end.lua') });
+    redis.defineCommand('endJobWhenFull', { lua: `${ALLOW_WHEN_FULL}\n${script('end.lua')}` });
+    redis.defineCommand('listJobs', { lua: read('list.lua') });
+    redis.defineCommand('eraseJob', { lua: script('erase.lua') });
+  }
+
+  /** Begins an upload. */
+  stage(jobId: string): Stage {
+    return new Stage(this.#redis, jobId);
+  }
+
+  /**
+   * Accepts a staged upload in one call: record, items, idempotency entry and reservation, all or none. Of several uploads
+   * with the same idempotency entry the first one that is accepted creates the job.
+   * @param idempotencyKey name of the entry in Redis
+   * @param maxInFlight how many chunks of the caller may be in flight
+   * @param notAfterMs Redis's time after which nothing is written, because the request has been answered by then
+   */
+  async accept(
+    stage: Stage,
+    job: {
+      keyId: string;
+      modelId: string;
+      revision: string;
+      specHash: string;
+      parameters: unknown;
+      idempotencyKey: string | undefined;
+      fingerprint: string;
+      maxInFlight: number;
+      notAfterMs: number;
+    },
+  ): Promise<Acceptance> {
+    const { jobId, items, chunks } = stage;
+    const { keyId, modelId } = job;
+    const keys = [
+      names.stage(jobId),
+      names.stageStarts(jobId),
+      names.job(jobId),
+      names.items(jobId),
+      names.starts(jobId),
+      names.key(keyId),
+      names.jobs(keyId),
+      names.backlog(modelId, keyId),
+      names.inFlight(modelId, keyId),
+      names.callers,
+      names.unfinished,
+      names.resultBytes,
+    ];
+    return acceptReply.parse(
+      await this.#redis.acceptJob(
+        keys.length,
+        ...keys,
+        jobId,
+        caller(modelId, keyId),
+        keyId,
+        modelId,
+        items,
+        chunks,
+        this.#options.jobTimeoutMs,
+        job.maxInFlight,
+        job.notAfterMs,
+        job.fingerprint,
+        names.job(''),
+        job.idempotencyKey ?? '',
+        job.revision,
+        JSON.stringify(job.parameters),
+        Math.ceil(stage.resultBytes / Math.max(1, items)),
+        job.specHash,
+      ),
+    );
+  }
+
+  /** Reads a job's record. Returns undefined if the job does not exist, or if its record has another version. */
+  async read(jobId: string): Promise<JobRecord | undefined> {
+    return recordOf(await this.#redis.hgetall(names.job(jobId)));
+  }
+
+  /** The ids of an unfinished job, even if its record is of another version; undefined for any other job. */
+  async unfinishedRef(jobId: string): Promise<JobRef | undefined> {
+    const [status, keyId, modelId] = await this.#redis.hmget(names.job(jobId), 'status', 'key_id', 'model');
+    if ((status !== 'queued' && status !== 'running') || !keyId || !modelId) return undefined;
+    return { id: jobId, keyId, modelId };
+  }
+
+  /** Whether a job is unfinished. */
+  async isLive(jobId: string): Promise<boolean> {
+    return (await this.unfinishedRef(jobId)) !== undefined;
+  }
+
+  /** The items of a chunk; undefined when the job is gone. */
+  async items(jobId: string, chunk: number): Promise<JobItem[] | undefined> {
+    const stored = await this.#redis.hget(names.items(jobId), String(chunk));
+    return stored === null ? undefined : chunkItems.parse(stored);
+  }
+
+  /** Items and results of some chunks, in order; `results` is undefined for a chunk that is not stored. */
+  async chunks(jobId: string, from: number, count: number) {
+    const fields = Array.from({ length: count }, (_, i) => String(from + i));
+    if (fields.length === 0) return [];
+    const [items, results] = await Promise.all([
+      this.#redis.hmget(names.items(jobId), ...fields),
+      this.#redis.hmgetBuffer(names.results(jobId), ...fields),
+    ]);
+    return items.flatMap((stored, i) => {
+      if (stored === null) return [];
+      const result = results[i];
+      return [{ items: chunkItems.parse(stored), results: result ? chunkResults.parse(result) : undefined }];
+    });
+  }
+
+  /** The index of the first item of each chunk; empty when the job is gone. */
+  async starts(jobId: string): Promise<number[]> {
+    return startsOf((await this.#redis.getBuffer(names.starts(jobId))) ?? Buffer.alloc(0));
+  }
+
+  /**
+   * Stores the results of a chunk, once, even if it is called several times.
+   * @returns whether this ended the job, and the chunks that are handed out in its place
+   */
+  async store(
+    job: JobRef,
+    chunk: number,
+    results: readonly StoredResult[],
+    maxInFlight: number,
+  ): Promise<Storing> {
+    const errors = results.filter((result) => 'error' in result).length;
+    const keys = endKeys(job);
+    const [ended, ...handedOut] = storeReply.parse(
+      await this.#redis.storeChunk(
+        keys.length,
+        ...keys,
+        job.id,
+        chunk,
+        caller(job.modelId, job.keyId),
+        pack(results),
+        results.length - errors,
+        errors,
+        maxInFlight,
+        this.#options.resultTtlMs,
+        names.job(''),
+      ),
+    );
+    return { ended: ended === 1, handedOut };
+  }
+
+  /**
+   * Ends a job that is unfinished, also when Redis is full, since that frees memory (with Redis 7 or later).
+   * @param reason why it failed; empty for a canceled job
+   * @param unlessReplayed leaves a job as it is whose id a replay of its request has been answered with
+   */
+  async end(
+    job: JobRef,
+    status: 'failed' | 'canceled',
+    reason: string,
+    maxInFlight: number,
+    { unlessReplayed = false }: { unlessReplayed?: boolean } = {},
+  ): Promise<Ending> {
+    const keys = endKeys(job);
+    const call = [
+      keys.length,
+      ...keys,
+      job.id,
+      caller(job.modelId, job.keyId),
+      status,
+      reason,
+      maxInFlight,
+      this.#options.resultTtlMs,
+      names.job(''),
+      unlessReplayed ? '1' : '',
+    ] as const;
+    const reply = await this.#redis.endJob(...call).catch((error: unknown) => {
+      if (!isStorageFull(error)) throw error;
+      return this.#redis.endJobWhenFull(...call).catch(() => {
+        throw error;
+      });
+    });
+    const [ended, withdrawn, handedOut] = endReply.parse(reply);
+    return { ended: ended === 1, withdrawn, handedOut };
+  }
+
+  /** Erases a finished job, or the rest of one whose record has expired. Returns false for an unfinished job. */
+  async erase(jobId: string, keyId: string): Promise<boolean> {
+    const keys = [
+      names.job(jobId),
+      names.items(jobId),
+      names.results(jobId),
+      names.starts(jobId),
+      names.jobs(keyId),
+      names.finished,
+    ];
+    return (await this.#redis.eraseJob(keys.length, ...keys, jobId, keyId)) === 1;
+  }
+
+  /**
+   * A caller's jobs, newest first.
+   * @param offset how many to skip
+   * @returns the records, and whether more follow
+   */
+  async list(keyId: string, offset: number, count: number): Promise<{ records: JobRecord[]; more: boolean }> {
+    const reply = await this.#redis.listJobs(1, names.jobs(keyId), offset, count, names.job(''));
+    const [more, ...pages] = listReply.parse(reply);
+    return { records: pages.flatMap((fields) => recordOf(objectOf(fields)) ?? []), more: more === 1 };
+  }
+
+  /** A caller's unfinished jobs. */
+  async unfinished(keyId: string): Promise<JobRef[]> {
+    const ids = await this.#redis.zrange(names.jobs(keyId), '0', '-1');
+    const refs = await Promise.all(ids.map((id) => this.unfinishedRef(id)));
+    return refs.filter((ref) => ref !== undefined);
+  }
+}
+
+/** Undefined for a job that does not exist, or whose record has another version. */
+const recordOf = (stored: Record<string, string>): JobRecord | undefined =>
+  stored.v === RECORD_VERSION ? jobRecordSchema.parse(stored) : undefined;
+
+/** Fields and values as an object. */
+function objectOf(fieldsAndValues: readonly string[]): Record<string, string> {
+  const object: Record<string, string> = {};
+  for (let i = 0; i < fieldsAndValues.length; i += 2)
+    object[fieldsAndValues[i] ?? ''] = fieldsAndValues[i + 1] ?? '';
+  return object;
+}
+
+const caller = (modelId: string, keyId: string) => `${modelId} ${keyId}`;
+
+function endKeys({ id, keyId, modelId }: JobRef): string[] {
+  return [
+    names.job(id),
+    names.items(id),
+    names.results(id),
+    names.starts(id),
+    names.resultBytes,
+    names.key(keyId),
+    names.backlog(modelId, keyId),
+    names.inFlight(modelId, keyId),
+    names.callers,
+    names.unfinished,
+    names.finished,
+    names.changes,
+  ];
+}
