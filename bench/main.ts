@@ -13,7 +13,7 @@ import { type Load, load } from './load.js';
 import { openLoop, peak } from './overload.js';
 import { queuePath } from './queue.js';
 import { atLeast, atMost, type Curve, machine, median, type Results, type Row, table } from './report.js';
-import { fastApi, hasFastApi, MANY, sluice, type Target } from './targets.js';
+import { ensureFastApi, fastApi, MANY, sluice, type Target } from './targets.js';
 import { bareRows, servedRows, serveModels, specsOf, vectorBytes } from './tasks.js';
 
 const PARTS = [
@@ -84,8 +84,9 @@ const VECTORS = 100_000;
 
 /** Requests/s by number of clients, of Sluice, its peers and the bare pipeline. */
 async function serve(): Promise<void> {
-  const targets: Target[] = [sluice, ...(hasFastApi() ? [fastApi(1), fastApi(2)] : [])];
-  if (!hasFastApi()) missing.push('FastAPI (it could not be installed)');
+  const installed = ensureFastApi();
+  const targets: Target[] = [sluice, ...(installed ? [fastApi(1), fastApi(2)] : [])];
+  if (!installed) missing.push('FastAPI (it could not be installed)');
   const seen = new Map(targets.map(({ name }) => [name, new Map<number, Load[]>()]));
   for (let round = 1; round <= rounds; round++) {
     const ceiling = await bare(sentences, { processes, size: 8, seconds });

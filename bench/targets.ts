@@ -3,6 +3,7 @@ import { once } from 'node:events';
 import { existsSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { freePort, startWatcher } from '../scripts/redis.mjs';
+import { run, SetupError, say } from '../scripts/setup.mjs';
 import { killGroup, Rig, root, until } from '../tests/harness.js';
 import type { Endpoint } from './load.js';
 
@@ -31,8 +32,20 @@ export const sluice: Target = {
 
 const python = fileURLToPath(new URL('.venv/bin/python', import.meta.url));
 
-/** Whether the FastAPI service could be installed. */
-export const hasFastApi = () => existsSync(python);
+/** Installs the FastAPI service into a virtual environment; returns whether that succeeded, now or before. */
+export function ensureFastApi(): boolean {
+  if (existsSync(python)) return true;
+  say('Installing FastAPI and onnxruntime into bench/.venv');
+  try {
+    run('python3', ['-m', 'venv', 'bench/.venv']);
+    run(python, ['-m', 'pip', 'install', '-q', '-r', 'bench/fastapi/requirements.txt']);
+    return true;
+  } catch (error) {
+    if (!(error instanceof SetupError)) throw error;
+    say(`Skipping FastAPI in this run: ${error.message}`);
+    return false;
+  }
+}
 
 /** FastAPI with onnxruntime, as in the tutorial; see fastapi/app.py. */
 export const fastApi = (workers: number): Target => ({

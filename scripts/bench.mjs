@@ -1,12 +1,9 @@
-// `npm run bench`: installs what is missing, including the peers, and runs bench/main.ts with the arguments.
+// `npm run bench`: installs what is missing, and runs bench/main.ts with the arguments.
 // Node built-ins only: this runs before anything is installed.
 import { spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
-import { join } from 'node:path';
 import { ensureRedisServer } from './redis.mjs';
-import { prepare, root, run, SetupError, say } from './setup.mjs';
-
-const python = join(root, 'bench/.venv/bin/python');
+import { prepare, run, SetupError, say } from './setup.mjs';
 
 /** wrk generates the load. It shares the machine with the servers, so it must use little processor time. */
 function ensureWrk() {
@@ -21,24 +18,10 @@ function ensureWrk() {
     throw new SetupError('The benchmark needs wrk (https://github.com/wg/wrk): apt-get or brew install wrk');
 }
 
-/** Installs the FastAPI peer into its own virtual environment. If that fails, the benchmark reports it as missing. */
-function tryFastApi() {
-  if (existsSync(python)) return;
-  say('Installing FastAPI and onnxruntime into bench/.venv');
-  try {
-    run('python3', ['-m', 'venv', 'bench/.venv']);
-    run(python, ['-m', 'pip', 'install', '-q', '-r', 'bench/fastapi/requirements.txt']);
-  } catch (error) {
-    if (!(error instanceof SetupError)) throw error;
-    say(`Skipping FastAPI in this run: ${error.message}`);
-  }
-}
-
 try {
   prepare();
   ensureRedisServer();
   ensureWrk();
-  tryFastApi();
   run(process.execPath, ['--import', 'tsx', 'bench/main.ts', ...process.argv.slice(2)]);
 } catch (error) {
   if (!(error instanceof SetupError)) throw error;

@@ -50,18 +50,19 @@ test('requests that cannot be answered in time are refused at once without using
       .map(({ body }) => body),
   ).toEqual([]);
   expect(answered + refused).toBe(120);
-  // The work of 1.6 s at nearly twenty texts a second, and less on a busy machine.
-  expect(answered).toBeGreaterThanOrEqual(12);
+  // The work of 1.6 s at twenty texts a second is 32; a busy machine manages less.
+  expect(answered).toBeGreaterThanOrEqual(8);
   // All of them would take 6 s, three times the deadline.
   expect(refused).toBeGreaterThan(0);
-  const slowestRefusal = Math.max(...answers.filter(({ status }) => status === 503).map(({ ms }) => ms));
-  for (const { status, ms, headers } of answers) {
-    // The deadline counts from when the gateway has read the body; a refusal shows how long the way to it takes.
-    if (status === 200) expect(ms).toBeLessThan(2_000 + slowestRefusal);
-    else expect(['1', '2']).toContain(headers.get('retry-after'));
-  }
-  // The last answered request waits for seconds; a refused one does not.
-  expect(slowestRefusal).toBeLessThan(1_000);
+  for (const { status, headers } of answers)
+    if (status === 503) expect(['1', '2']).toContain(headers.get('retry-after'));
+  // A refusal does not wait for the deadline, nor for the requests before it.
+  const times = (wanted: number) =>
+    answers
+      .filter(({ status }) => status === wanted)
+      .map(({ ms }) => ms)
+      .sort((a, b) => a - b);
+  expect(times(503)[Math.floor(refused / 2)]).toBeLessThan(times(200).at(-1) as number);
   await until(
     'only the answered requests have used slots',
     async () => (await left()).remaining === before - answered,
@@ -72,49 +73,61 @@ test('requests that cannot be answered in time are refused at once without using
 
 test('a request with a shorter deadline is refused earlier, with a Retry-After', async () => {
   await measureRate();
-  const waiting = Array.from({ length: 20 }, () => slow());
+  const waiting = Array.from({ length: 10 }, () => slow());
   await until('they are pending', async () => (await slow({ timeout_seconds: 0.2 })).status === 503);
   const hurried = await slow({ timeout_seconds: 0.2 });
   expect([hurried.status, hurried.body.code]).toEqual([503, 'overloaded']);
   const retryAfter = Number(hurried.headers.get('retry-after'));
   expect(retryAfter).toBeGreaterThanOrEqual(1);
   expect(retryAfter).toBeLessThanOrEqual(2);
-  expect(statuses(await Promise.all(waiting))).toEqual({ answered: 20, refused: 0 });
+  expect(statuses(await Promise.all(waiting))).toEqual({ answered: 10, refused: 0 });
 });
 
 test('gateways consider the unanswered requests of each other', async () => {
   await measureRate();
+  const patient = await rig.gateway({ REQUEST_TIMEOUT_SECONDS: '20' });
   const second = await rig.gateway(deadline);
-  const waiting = Array.from({ length: 20 }, () => slow());
+  const waiting = Array.from({ length: 60 }, () => slow({}, patient.url));
   await until(
     'the second gateway refuses a short deadline',
     async () => (await slow({ timeout_seconds: 0.2 }, second.url)).body.code === 'overloaded',
-    3_000,
   );
-  expect(statuses(await Promise.all(waiting))).toEqual({ answered: 20, refused: 0 });
+  expect(statuses(await Promise.all(waiting))).toEqual({ answered: 60, refused: 0 });
   expect((await slow({ timeout_seconds: 1 }, second.url)).status).toBe(200);
 });
 
 test('a gateway that joins an overload late gets its fair share', async () => {
   await measureRate();
   const second = await rig.gateway(deadline);
-  const until4s = performance.now() + 4_000;
+  let pressing = true;
   /** 60 clients that each send the next request after an answer or a refusal. */
-  const press = async (at: string) => {
-    let answered = 0;
+  const press = (at: string) => {
+    const share = { answered: 0, ended: Promise.resolve() };
     const one = async () => {
-      while (performance.now() < until4s) {
+      while (pressing) {
         const { status } = await slow({}, at);
-        if (status === 200) answered++;
+        if (status === 200) share.answered++;
         else await new Promise((resolve) => setTimeout(resolve, 50));
       }
     };
-    await Promise.all(Array.from({ length: 60 }, one));
-    return answered;
+    share.ended = Promise.all(Array.from({ length: 60 }, one)).then(() => {});
+    return share;
   };
   const early = press(url);
-  await until('the first is full', async () => (await slow()).status === 503);
-  const late = press(second.url);
-  expect(await early).toBeGreaterThan(10);
-  expect(await late).toBeGreaterThan(10);
+  try {
+    await until('the first is full', async () => (await slow()).status === 503);
+    const before = early.answered;
+    const late = press(second.url);
+    await until(
+      'both have answered 15 requests since the second joined',
+      async () => late.answered >= 15 && early.answered - before >= 15,
+      40_000,
+    );
+    // Equal shares; the first began with a full backlog of 1.6 s.
+    expect(late.answered / (early.answered - before)).toBeGreaterThan(0.2);
+    pressing = false;
+    await Promise.all([early.ended, late.ended]);
+  } finally {
+    pressing = false;
+  }
 });
