@@ -135,7 +135,10 @@ test('health checks and the reference need no key', async () => {
   expect((await request(path('/health'))).body).toEqual({ status: 'ok' });
   expect((await request(path('/ready'))).body).toEqual({ status: 'ready', workers: 1, storage: 'ok' });
   const document = (await request(path('/openapi.json'))).body;
-  expect([document.openapi, Object.keys(document.paths).length]).toEqual(['3.1.0', 17]);
+  expect(document.openapi).toBe('3.1.0');
+  expect(Object.keys(document.paths)).toEqual(
+    expect.arrayContaining(['/predict', '/jobs/{id}', '/models/{id}', '/v1/embeddings', '/v2/rerank']),
+  );
   const docs = await request(path('/docs'));
   expect(docs.headers.get('content-type')).toMatch(/text\/html/);
   for (const [, link] of docs.body.matchAll(/(?:src|href)="([^"]+)"/g)) {

@@ -16,16 +16,18 @@ import {
 } from '@sluice/shared';
 import { startAdminServer } from './admin/server.js';
 import { Storage } from './admission/storage.js';
+import { cohereFamily } from './api/cohere/index.js';
 import { huggingFaceFamily } from './api/huggingface/index.js';
 import { healthRoutes } from './api/native/health.js';
 import { nativeFamily } from './api/native/index.js';
 import { jobBody } from './api/native/jobBody.js';
-import { problemJson } from './api/native/problemJson.js';
+import { anyFamilyProblemJson } from './api/native/problemJson.js';
+import { openAiFamily } from './api/openai/index.js';
+import { teiFamily } from './api/tei/index.js';
 import { createAuthenticate } from './auth/authenticate.js';
 import { FailedAuthentications } from './auth/failedAuthentications.js';
 import { ReplyReader } from './dispatch/replyReader.js';
 import { createApp } from './http/app.js';
-import { createReadBody, LARGE_BODIES } from './http/body.js';
 import { openPublicPort } from './http/publicPort.js';
 import { readTls } from './http/tls.js';
 import { Changes } from './jobs/changes.js';
@@ -33,7 +35,9 @@ import { Janitor } from './jobs/janitor.js';
 import { RateLimit } from './limits/rateLimit.js';
 import { ReadLimit } from './limits/readLimit.js';
 import { StreamLimit } from './limits/streamLimit.js';
+import { createAnswerInputs } from './models/answerInputs.js';
 import { Catalog } from './models/catalog.js';
+import { Tokenizers } from './models/tokenizers.js';
 import { UsageCounter } from './usage/usageCounter.js';
 
 const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8'));
@@ -101,17 +105,27 @@ async function startGateway(settings: Settings, log: Log): Promise<App> {
   // HTTP
   const health = healthRoutes(catalog, clock, storage, draining);
   const shared = { settings, redis, clock, rateLimit, health, draining, version, log };
+  const answerInputs = createAnswerInputs({
+    maxInputs: settings.MAX_INPUTS,
+    maxTextChars: settings.MAX_TEXT_CHARS,
+    bulkTimeoutMs,
+  });
+  const inference = { bounds, catalog, answerInputs };
   const app = createApp({
     families: [
       nativeFamily({ ...shared, bounds, catalog, ledger, changes, streamLimit }),
-      huggingFaceFamily({ settings, bounds, catalog }),
+      // Before the next one, whose path with the id of a model is more general.
+      teiFamily({ ...inference, tokenizers: new Tokenizers(redis), maxInputs: settings.MAX_INPUTS, version }),
+      huggingFaceFamily(inference),
+      openAiFamily(inference),
+      cohereFamily(inference),
     ],
+    errorFormat: anyFamilyProblemJson,
     authenticate: async (request, access) => (access === 'admin' ? undefined : authenticate(request, access)),
     rateLimit,
     readLimit,
     usage: usageCounter,
-    readBody: createReadBody(settings.MAX_BODY_BYTES),
-    readLargeBody: createReadBody(LARGE_BODIES * settings.MAX_BODY_BYTES),
+    maxBodyBytes: settings.MAX_BODY_BYTES,
     draining,
     trustProxy: settings.TRUST_PROXY,
     corsOrigins: settings.CORS_ORIGINS,
@@ -122,7 +136,7 @@ async function startGateway(settings: Settings, log: Log): Promise<App> {
     settings,
     longestRequestMs,
     longestInFlightMs: () => (catalog.hasBulkRequests ? longestRequestMs : timeoutMs),
-    errorFormat: problemJson,
+    errorFormat: anyFamilyProblemJson,
     tls,
     draining,
     log,

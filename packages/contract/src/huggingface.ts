@@ -1,7 +1,8 @@
 import { z } from 'zod';
-import { inputDocs } from './input.js';
+import { inputDocs, oneOrManyDocs } from './input.js';
 import { parametersSchema } from './job.js';
-import { type Bounds, timeoutSeconds } from './prediction.js';
+import { type Bounds, modelParams, timeoutSeconds } from './prediction.js';
+import { type FamilyErrors, type Route, work, workProblems } from './route.js';
 
 /** The body of `POST /models/<id>`, in the shape of the Hugging Face Inference API. */
 export function inferenceBody(bounds: Bounds) {
@@ -11,7 +12,7 @@ export function inferenceBody(bounds: Bounds) {
       .unknown()
       .refine((inputs) => inputs !== undefined, 'Give "inputs"')
       .meta({
-        ...inputsDocs(inputDocs(bounds)),
+        ...oneOrManyDocs(inputDocs(bounds)),
         description: "One input of the model's task, or a list of inputs",
         examples: ['This product is amazing!'],
       }),
@@ -23,13 +24,8 @@ export function inferenceBody(bounds: Bounds) {
   });
 }
 
-/** An input, or a list of them. */
-const inputsDocs = (input: Record<string, unknown>) => ({
-  anyOf: [input, { type: 'array', minItems: 1, items: input }],
-});
-
 /** An error in the shape of the Hugging Face Inference API. */
-export const inferenceErrorSchema = z
+const errorSchema = z
   .object({
     error: z.string(),
     errors: z
@@ -38,3 +34,25 @@ export const inferenceErrorSchema = z
       .meta({ description: 'For 422: each invalid value, by its JSON Pointer' }),
   })
   .meta({ id: 'InferenceError', description: 'An error of the Hugging Face family' });
+
+export const huggingFaceErrors: FamilyErrors = { schema: errorSchema, statuses: {} };
+
+/** The table of routes in the shape of the Hugging Face Inference API. */
+export function huggingFaceRoutesFor(bounds: Bounds) {
+  return {
+    infer: {
+      ...work,
+      path: '/models/*id',
+      summary: 'The output of any model, in the shape of the Hugging Face Inference API',
+      params: modelParams,
+      body: inferenceBody(bounds),
+      largeBody: true,
+      answer: z.unknown(),
+      tag: 'Hugging Face Inference',
+      errors: huggingFaceErrors,
+      problems: ['model_not_found', 'input_too_long', ...workProblems],
+    },
+  } as const satisfies Record<string, Route>;
+}
+
+export type HuggingFaceRoutes = ReturnType<typeof huggingFaceRoutesFor>;

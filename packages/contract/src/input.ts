@@ -2,7 +2,7 @@ import { type TaskName, taskNamed } from '@sluice/tasks';
 import { z } from 'zod';
 import { type Bounds, textSchema } from './prediction.js';
 
-type Json = Record<string, unknown>;
+export type Json = Record<string, unknown>;
 
 /** JSON Schema of a schema, as a part of another one. */
 function partOf(schema: z.ZodType): Json {
@@ -32,6 +32,14 @@ const unique = (tasks: readonly TaskName[]) => [...new Set(tasks)];
 export function inputDocs({ tasks, maxTextChars }: Pick<Bounds, 'tasks' | 'maxTextChars'>): Json {
   return { anyOf: unique(tasks).map((task) => partOf(inputSchema(task, maxTextChars))) };
 }
+
+/** What the reference says of a text. */
+export const textDocs = (maxTextChars: number): Json => partOf(textSchema(maxTextChars));
+
+/** What the reference says of an input, or a list of them. */
+export const oneOrManyDocs = (input: Json): Json => ({
+  anyOf: [input, { type: 'array', minItems: 1, items: input }],
+});
 
 /** The same for the parameters. */
 export function parametersDocs({ tasks }: Pick<Bounds, 'tasks'>): Json {

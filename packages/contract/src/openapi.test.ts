@@ -1,9 +1,10 @@
 import { expect, test } from '@jest/globals';
 import { Validator } from '@seriousme/openapi-schema-validator';
+import { familyRoutesFor } from './families.js';
 import { openApi } from './openapi.js';
 import type { Bounds } from './prediction.js';
-import { problems } from './problem.js';
-import { problemsOf, routesFor } from './routes.js';
+import { problemsOf, type Route, statusOf } from './route.js';
+import { routesFor } from './routes.js';
 
 const bounds: Bounds = {
   maxTextChars: 10_000,
@@ -13,7 +14,8 @@ const bounds: Bounds = {
   maxBatchTexts: 100,
   models: ['one'],
 };
-const routes = routesFor(bounds);
+const routes: Readonly<Record<string, Route>> = { ...routesFor(bounds), ...familyRoutesFor(bounds) };
+const pathOf = (path: string) => path.replaceAll(/[:*](\w+)/g, '{$1}');
 
 test('the document is valid OpenAPI 3.1 and has every route', async () => {
   const document = openApi(routes, '1.2.3');
@@ -21,15 +23,16 @@ test('the document is valid OpenAPI 3.1 and has every route', async () => {
   expect(errors).toBeUndefined();
   expect(valid).toBe(true);
   expect(document).toMatchObject({ openapi: '3.1.0', info: { version: '1.2.3' } });
-  const paths = new Set(Object.values(routes).map(({ path }) => path.replace(':id', '{id}')));
+  const paths = new Set(Object.values(routes).map(({ path }) => pathOf(path)));
   expect(Object.keys(document.paths as object)).toEqual([...paths]);
 });
 
 test('the responses of a route include every error it can have', () => {
   const { paths } = openApi(routes, '1') as { paths: Record<string, Record<string, { responses: object }>> };
   for (const route of Object.values(routes)) {
-    const answers = Object.keys(paths[route.path.replace(':id', '{id}')]?.[route.method]?.responses ?? {});
-    for (const code of problemsOf(route)) expect(answers).toContain(String(problems[code].status));
+    const answers = Object.keys(paths[pathOf(route.path)]?.[route.method]?.responses ?? {});
+    for (const code of problemsOf(route))
+      expect(answers).toContain(String(statusOf(route.errors, code)));
   }
 });
 

@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { type ProblemCode, problemSchema, problems } from './problem.js';
-import { problemsOf, type Route } from './routes.js';
+import { problemsOf, type Route, statusOf } from './route.js';
 
 type Json = Record<string, unknown>;
 
@@ -14,6 +14,12 @@ const rateLimitHeaders = {
 const requestIdHeader = {
   'X-Request-Id': { description: "The caller's id, or a generated one", schema: { type: 'string' } },
 };
+const truncatedHeader = {
+  'X-Truncated-Inputs': {
+    description: "How many inputs were cut to the model's maximum number of tokens; absent if none",
+    schema: { type: 'integer' },
+  },
+};
 const retryAfterHeader = { 'Retry-After': { description: 'Whole seconds', schema: { type: 'integer' } } };
 
 const tags = [
@@ -24,9 +30,24 @@ const tags = [
   { name: 'Jobs', description: 'These requests use no slot. Only the key that created a job can see it' },
   { name: 'Keys', description: 'For operators, with the admin token' },
   { name: 'About', description: 'These requests use no slot' },
+  {
+    name: 'Hugging Face Inference',
+    description: 'For clients of the Hugging Face Inference API, with the base URL `/models/<id>`',
+  },
+  {
+    name: 'text-embeddings-inference',
+    description:
+      'For clients of text-embeddings-inference, with the base URL `/` for the first model of a task, or `/models/<id>`',
+  },
+  { name: 'OpenAI', description: 'For clients of the OpenAI API, with the base URL `/v1`' },
+  {
+    name: 'Rerank (Cohere, Jina, Infinity)',
+    description: 'For clients of the rerank APIs of Cohere, Jina and Infinity',
+  },
 ];
 
-function tagOf({ limited, access }: Route): string {
+function tagOf({ tag, limited, access }: Route): string {
+  if (tag !== undefined) return tag;
   if (limited) return 'Work';
   if (access === 'admin') return 'Keys';
   return access === 'batch' ? 'Jobs' : 'About';
@@ -83,7 +104,7 @@ function exampleOf(code: ProblemCode): Json {
 function problemResponses(codes: readonly ProblemCode[], route: Route, components: Json): Json {
   const byStatus = new Map<number, ProblemCode[]>();
   for (const code of codes) {
-    const { status } = problems[code];
+    const status = statusOf(route.errors, code);
     byStatus.set(status, [...(byStatus.get(status) ?? []), code]);
   }
   return Object.fromEntries(
@@ -101,8 +122,8 @@ function problemResponses(codes: readonly ProblemCode[], route: Route, component
               ? { 'WWW-Authenticate': { description: 'How to authenticate', schema: { type: 'string' } } }
               : {}),
           },
-          content: route.error
-            ? { 'application/json': { schema: jsonSchema(route.error, 'output', components) } }
+          content: route.errors
+            ? { 'application/json': { schema: jsonSchema(route.errors.schema, 'output', components) } }
             : {
                 'application/problem+json': {
                   schema: { $ref: '#/components/schemas/Problem' },
@@ -112,6 +133,52 @@ function problemResponses(codes: readonly ProblemCode[], route: Route, component
         },
       ]),
   );
+}
+
+/** Either of two values of a document. */
+function either(one: unknown, other: unknown): unknown {
+  if (one === undefined || other === undefined) return one ?? other;
+  return JSON.stringify(one) === JSON.stringify(other) ? one : { anyOf: [one, other] };
+}
+
+/** Each entry of two objects; those that both have are joined. */
+function joinedEntries(one: Json, other: Json, join: (a: unknown, b: unknown) => unknown): Json {
+  const names = new Set([...Object.keys(one), ...Object.keys(other)]);
+  return Object.fromEntries(
+    [...names].map((name) => [
+      name,
+      name in one && name in other ? join(one[name], other[name]) : (one[name] ?? other[name]),
+    ]),
+  );
+}
+
+const objectOf = (value: unknown): Json => (typeof value === 'object' && value !== null ? { ...value } : {});
+
+/** Contents by media type, each with either schema. */
+const joinedContent = (one: unknown, other: unknown) =>
+  joinedEntries(objectOf(one), objectOf(other), (a, b) => ({
+    ...objectOf(a),
+    ...objectOf(b),
+    schema: either(objectOf(a).schema, objectOf(b).schema),
+  }));
+
+/** The document of two operations of different families with the same path and method. */
+function joined(one: Json, other: Json): Json {
+  const { requestBody, responses } = other;
+  return {
+    ...one,
+    summary: `${one.summary}. Or: ${other.summary}`,
+    tags: [one.tags, other.tags].flat(),
+    requestBody: {
+      ...objectOf(one.requestBody),
+      content: joinedContent(objectOf(one.requestBody).content, objectOf(requestBody).content),
+    },
+    responses: joinedEntries(objectOf(one.responses), objectOf(responses), (a, b) => ({
+      ...objectOf(a),
+      description: [...new Set([objectOf(a).description, objectOf(b).description])].join('\n\n'),
+      content: joinedContent(objectOf(a).content, objectOf(b).content),
+    })),
+  };
 }
 
 /**
@@ -173,7 +240,11 @@ export function openApi(routes: Readonly<Record<string, Route>>, version: string
       responses: {
         [route.success ?? 200]: {
           description: STATUS[route.success ?? 200],
-          headers: { ...requestIdHeader, ...(route.limited ? rateLimitHeaders : {}) },
+          headers: {
+            ...requestIdHeader,
+            ...(route.limited ? rateLimitHeaders : {}),
+            ...(route.largeBody ? truncatedHeader : {}),
+          },
           content: {
             [route.mediaType]: { schema: jsonSchema(route.answer, 'output', components) },
             ...otherTypes,
@@ -183,7 +254,8 @@ export function openApi(routes: Readonly<Record<string, Route>>, version: string
         ...problemResponses(problemsOf(route), route, components),
       },
     };
-    paths[path] = { ...paths[path], [route.method]: operation };
+    const known = paths[path]?.[route.method];
+    paths[path] = { ...paths[path], [route.method]: known ? joined(objectOf(known), operation) : operation };
   }
   return {
     openapi: '3.1.0',

@@ -30,6 +30,9 @@ export function modelId({ models }: Pick<Bounds, 'models'>) {
     });
 }
 
+/** The id or alias of a model, which may have slashes, as a part of a path. */
+export const modelParams = z.object({ id: z.array(z.string()).transform((parts) => parts.join('/')) });
+
 function characters(text: string): number {
   let count = 0;
   for (const _ of text) count++;

@@ -17,6 +17,7 @@ export const problems = {
   invalid_admin_token: { status: 401, title: 'Unauthorized', detail: 'Invalid admin token' },
   missing_scope: { status: 403, title: 'Forbidden', detail: 'This API key lacks the required scope' },
   not_found: { status: 404, title: 'Not Found', detail: 'Not Found' },
+  model_not_found: { status: 404, title: 'Not Found', detail: 'The model is not configured' },
   method_not_allowed: { status: 405, title: 'Method Not Allowed', detail: 'Method Not Allowed' },
   results_not_ready: {
     status: 409,
@@ -57,6 +58,11 @@ export const problems = {
     status: 422,
     title: 'Unprocessable Content',
     detail: 'The model does not support the value of a parameter',
+  },
+  wrong_task: {
+    status: 422,
+    title: 'Unprocessable Content',
+    detail: 'The model is for another task',
   },
   idempotency_mismatch: {
     status: 422,

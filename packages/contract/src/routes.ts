@@ -1,6 +1,5 @@
 import { z } from 'zod';
-import { accountSchema, healthSchema, itemsSchema, readySchema, type Scope } from './account.js';
-import { inferenceBody, inferenceErrorSchema } from './huggingface.js';
+import { accountSchema, healthSchema, itemsSchema, readySchema } from './account.js';
 import {
   acceptedSchema,
   batchBody,
@@ -34,57 +33,7 @@ import {
   predictionSchema,
   textBody,
 } from './prediction.js';
-import type { ProblemCode } from './problem.js';
-
-/** One entry of the table that mounts the routes, validates requests, types handlers and generates the OpenAPI document. */
-export interface Route {
-  method: 'get' | 'post' | 'patch' | 'delete';
-  path: string;
-  summary: string;
-  /** `open` needs no key, `key` any valid key, a scope a key with that scope, `admin` the admin token. */
-  access: 'open' | 'key' | 'admin' | Scope;
-  /** Whether a request uses a slot of the key's rate limit. */
-  limited: boolean;
-  /** Schema of the JSON body, if the route takes one. */
-  body: z.ZodType | undefined;
-  /** Whether a request without a body is the same as one with `{}`. */
-  bodyOptional?: boolean;
-  /** Schema of a line of NDJSON, for the document. */
-  line?: z.ZodType;
-  /** Header fields that the route reads, for the document. */
-  headers?: z.ZodObject;
-  /** Whether the body may hold many inputs, and be larger than another one. */
-  largeBody?: boolean;
-  /** Whether the handler reads the body itself as a stream; it may also be NDJSON. */
-  upload?: boolean;
-  /** Schema of the path parameters, if there are any. Other values get 404. */
-  params?: z.ZodObject;
-  /** Schema of the query, if the route reads one. */
-  query?: z.ZodObject;
-  /** Status of a successful response; 200 if not given. */
-  success?: 201 | 202;
-  /** Schema of that response. */
-  answer: z.ZodType;
-  /** Media type of that response. */
-  mediaType: string;
-  /** Other media types and successful responses of the route. */
-  alsoAnswers?: readonly { status: number; mediaType?: string; description: string }[];
-  /** Schema of an error; a problem (RFC 9457) if not given. */
-  error?: z.ZodType;
-  /** Errors of the route itself; {@link problemsOf} adds those of keys, limits and bodies. */
-  problems: readonly ProblemCode[];
-}
-
-const work = { method: 'post', access: 'predict', limited: true, mediaType: 'application/json' } as const;
-const about = { method: 'get', limited: false, body: undefined, mediaType: 'application/json' } as const;
-const jobs = { limited: false, access: 'batch', body: undefined, mediaType: 'application/json' } as const;
-const workProblems = [
-  'analysis_timed_out',
-  'analysis_failed',
-  'no_worker',
-  'overloaded',
-  'storage_full',
-] as const;
+import { about, jobs, type Route, work, workProblems } from './route.js';
 
 /** The routes of health checks. */
 const probes = {
@@ -268,25 +217,6 @@ export function routesFor(bounds: Bounds) {
 
 export type Routes = ReturnType<typeof routesFor>;
 
-/** The table of routes in the shape of the Hugging Face Inference API. */
-export function inferenceRoutesFor(bounds: Bounds) {
-  return {
-    infer: {
-      ...work,
-      path: '/models/*id',
-      summary: 'The output of any model, in the shape of the Hugging Face Inference API',
-      params: z.object({ id: z.array(z.string()).transform((parts) => parts.join('/')) }),
-      body: inferenceBody(bounds),
-      largeBody: true,
-      answer: z.unknown(),
-      error: inferenceErrorSchema,
-      problems: ['not_found', 'input_too_long', ...workProblems],
-    },
-  } as const satisfies Record<string, Route>;
-}
-
-export type InferenceRoutes = ReturnType<typeof inferenceRoutesFor>;
-
 const admin = { access: 'admin', limited: false, mediaType: 'application/json' } as const;
 
 /** The table of routes of the gateway's admin port. */
@@ -374,40 +304,3 @@ export const adminRoutes = {
 } as const satisfies Record<string, Route>;
 
 export type AdminRoutes = typeof adminRoutes;
-
-const bodyProblems = [
-  'invalid_json',
-  'invalid_encoding',
-  'body_too_large',
-  'unsupported_media_type',
-  'validation_failed',
-] as const;
-
-/** Every error code of a route, in the order of the checks that a request passes. */
-export function problemsOf(route: Route): ProblemCode[] {
-  const codes: ProblemCode[] = [
-    'bad_request',
-    'uri_too_long',
-    'headers_too_large',
-    'request_timed_out',
-    'expectation_failed',
-  ];
-  if (route.access === 'admin') {
-    codes.push('not_authenticated', 'invalid_admin_token', 'too_many_failures', 'unavailable');
-  } else if (route.access !== 'open') {
-    codes.push(
-      'not_authenticated',
-      'conflicting_keys',
-      'invalid_api_key',
-      'too_many_failures',
-      'unavailable',
-    );
-    if (route.access !== 'key') codes.push('missing_scope');
-    codes.push('rate_limited');
-  }
-  if (route.limited) codes.push('shutting_down');
-  if (route.body) codes.push(...bodyProblems);
-  else if (route.query) codes.push('validation_failed');
-  codes.push(...route.problems, 'internal_error');
-  return [...new Set(codes)];
-}

@@ -4,6 +4,7 @@ export * from './config/modelsFile.js';
 export * from './config/settings.js';
 export * from './fleet/heartbeat.js';
 export * from './fleet/modelError.js';
+export * from './fleet/tokenizers.js';
 export * from './fleet/unanswered.js';
 export * from './jobs/chunkQueue.js';
 export * from './jobs/ledger.js';

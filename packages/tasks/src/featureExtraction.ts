@@ -9,6 +9,10 @@ const parametersSchema = z.strictObject({
   dimensions: z.int().min(1).optional().meta({
     description: 'Keep only the first dimensions; a normalized vector is then normalized again',
   }),
+  pooling: z.literal('none').optional().meta({
+    description:
+      '`none`: a vector for each token, neither pooled nor normalized, instead of one for the text',
+  }),
   prompt_name: z
     .string()
     .optional()
@@ -18,6 +22,8 @@ const parametersSchema = z.strictObject({
 
 const factsSchema = z.object({
   dimensions: z.int().min(1),
+  /** How the vectors of the tokens become one. */
+  pooling: z.string(),
   /** Whether vectors have length 1 if a request does not say. */
   normalize: z.boolean(),
   /** Texts that precede an input, by name. */
@@ -26,6 +32,9 @@ const factsSchema = z.object({
   defaultPrompt: z.string().optional(),
 });
 
+/** The vector of a text. */
+export const vectorSchema = float32Schema.refine((vector) => vector.every(Number.isFinite), 'not finite');
+
 /** Vector size assumed until a worker has reported it. */
 const UNKNOWN_DIMENSIONS = 768;
 /**
@@ -33,6 +42,9 @@ const UNKNOWN_DIMENSIONS = 768;
  * are 154.
  */
 const FLOAT_BYTES = 4.7;
+/** Of an English text, with a margin; for the estimate alone. */
+const CHARS_PER_TOKEN = 3;
+const SPECIAL_TOKENS = 2;
 /** As PyTorch's `normalize`, so that a vector of zeros stays one. */
 const MIN_LENGTH = 1e-12;
 
@@ -48,18 +60,23 @@ export const featureExtraction = {
   name: 'feature-extraction',
   input: z.string('not a text'),
   parameters: parametersSchema,
-  output: float32Schema.refine((vector) => vector.every(Number.isFinite), 'not finite'),
+  /** A vector, or with the pooling `none` a vector for each token. */
+  output: z.union([vectorSchema, z.array(vectorSchema).min(1)]),
   facts: factsSchema,
-  /** The pooled vector, neither cut nor normalized. */
-  raw: float32Schema,
+  /** The pooled vector, neither cut nor normalized; with the pooling `none` those of all tokens. */
+  raw: z.union([float32Schema, z.array(float32Schema).min(1)]),
   texts: (text) => [{ path: [], text }],
   rows(text, { prompt_name: promptName }, facts) {
     const prompt = facts?.prompts[promptName ?? facts.defaultPrompt ?? ''] ?? '';
     return [{ text: `${prompt}${text}` }];
   },
   mayTruncate: ({ truncate }) => truncate,
-  runParameters: ({ truncation_direction }) => ({ truncation_direction }),
+  runParameters: ({ truncation_direction, pooling }) => ({
+    truncation_direction,
+    ...(pooling ? { pooling } : {}),
+  }),
   combine([vector = new Float32Array()], _text, { normalize, dimensions }, facts) {
+    if (Array.isArray(vector)) return vector.map((one) => one.slice(0, dimensions));
     const kept = dimensions === undefined ? vector : vector.slice(0, dimensions);
     return (normalize ?? facts.normalize) ? normalized(kept) : kept;
   },
@@ -77,9 +94,12 @@ export const featureExtraction = {
       };
     return undefined;
   },
-  resultBytes: (_input, { dimensions }, facts) =>
-    RESULT_BYTES + FLOAT_BYTES * (dimensions ?? facts?.dimensions ?? UNKNOWN_DIMENSIONS),
+  resultBytes(text, { dimensions, pooling }, facts) {
+    const vectors = pooling ? Math.ceil((text?.length ?? 0) / CHARS_PER_TOKEN) + SPECIAL_TOKENS : 1;
+    return RESULT_BYTES + vectors * FLOAT_BYTES * (dimensions ?? facts?.dimensions ?? UNKNOWN_DIMENSIONS);
+  },
   difference(one, other) {
+    if (Array.isArray(one) || Array.isArray(other)) return Number.POSITIVE_INFINITY;
     if (one.length !== other.length) return Number.POSITIVE_INFINITY;
     return one.reduce(
       (largest, value, i) => Math.max(largest, Math.abs(value - (other[i] ?? Number.NaN))),
@@ -89,7 +109,7 @@ export const featureExtraction = {
 } as const satisfies Task<
   string,
   z.infer<typeof parametersSchema>,
-  Float32Array,
+  Float32Array | Float32Array[],
   z.infer<typeof factsSchema>,
-  Float32Array
+  Float32Array | Float32Array[]
 >;

@@ -6,7 +6,7 @@ import { textRanking } from './textRanking.js';
 import { tokenClassification } from './tokenClassification.js';
 import { zeroShotClassification } from './zeroShotClassification.js';
 
-export { featureExtraction } from './featureExtraction.js';
+export { featureExtraction, vectorSchema } from './featureExtraction.js';
 export { type LabelScore, labelScoreSchema, softmax } from './labelScore.js';
 export { type Encoding, type Row, rowSchema, type Task } from './task.js';
 export { textClassification } from './textClassification.js';

@@ -16,7 +16,6 @@ import { problemJson } from '../api/native/problemJson.js';
 import { createAuthenticateAdmin } from '../auth/authenticate.js';
 import type { FailedAuthentications } from '../auth/failedAuthentications.js';
 import { createApp } from '../http/app.js';
-import { createReadBody } from '../http/body.js';
 import { createFamily } from '../http/family.js';
 import { Problem } from '../http/problem.js';
 import { createHttpServer } from '../http/server.js';
@@ -73,9 +72,9 @@ export async function startAdminServer(services: Services): Promise<AdminPort> {
     },
     problemJson,
   );
-  const readBody = createReadBody(settings.MAX_BODY_BYTES);
   const app = createApp({
     families: [family],
+    errorFormat: problemJson,
     authenticate: async (request) => {
       if (authenticate === undefined) {
         throw new Problem('not_found', { detail: 'Not Found: ADMIN_TOKEN is not set' });
@@ -85,8 +84,7 @@ export async function startAdminServer(services: Services): Promise<AdminPort> {
     rateLimit,
     readLimit,
     usage: usageCounter,
-    readBody,
-    readLargeBody: readBody,
+    maxBodyBytes: settings.MAX_BODY_BYTES,
     draining,
     trustProxy: [],
     corsOrigins: [],

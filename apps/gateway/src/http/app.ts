@@ -1,4 +1,4 @@
-import type { Route } from '@sluice/contract';
+import { type Route, statusOf } from '@sluice/contract';
 import type { Log } from '@sluice/shared';
 import express, { type Express, type Request, type Response } from 'express';
 import { z } from 'zod';
@@ -6,7 +6,7 @@ import type { Caller } from '../auth/authenticate.js';
 import type { RateLimit, Slot } from '../limits/rateLimit.js';
 import type { ReadLimit } from '../limits/readLimit.js';
 import type { UsageCounter } from '../usage/usageCounter.js';
-import { check, type createReadBody, hasNoBody } from './body.js';
+import { bytesOf, check, createReadBody, hasNoBody, LARGE_BODIES } from './body.js';
 import type { Context, Family, Handler } from './family.js';
 import { crossOrigin, securityHeaders } from './headers.js';
 import { ClientClosedRequest, type ErrorFormat, Problem } from './problem.js';
@@ -24,16 +24,16 @@ interface Checks {
   rateLimit: RateLimit;
   readLimit: ReadLimit;
   usage: UsageCounter;
-  readBody: ReturnType<typeof createReadBody>;
-  /** Reads the body of a route for many inputs. */
-  readLargeBody: ReturnType<typeof createReadBody>;
+  /** Maximum size of a body; of a route for many inputs it is {@link LARGE_BODIES} times as large. */
+  maxBodyBytes: number;
   draining: () => boolean;
   log: Log;
 }
 
 interface AppOptions extends Checks {
-  /** The first one formats the errors of requests that match no route. */
-  families: readonly [Family, ...Family[]];
+  families: readonly Family[];
+  /** The errors of requests that match no route, or a path that several families share until the body is read. */
+  errorFormat: ErrorFormat;
   /** Proxies whose `X-Forwarded-For` is trusted. */
   trustProxy: readonly string[];
   /** Origins whose pages may call, or `*`. */
@@ -44,8 +44,8 @@ interface AppOptions extends Checks {
 
 /** Creates the express app. Its order is the order of the checks that a request passes. */
 export function createApp(options: AppOptions): Express {
-  const { families, log } = options;
-  const { errorFormat } = families[0];
+  const { families, errorFormat, log } = options;
+  const serve = createServe(options);
   const app = express();
   app.disable('x-powered-by');
   app.disable('etag');
@@ -62,18 +62,14 @@ export function createApp(options: AppOptions): Express {
   if (options.corsOrigins.length > 0) app.use(crossOrigin(options.corsOrigins));
 
   const methods = new Map<string, string[]>();
-  for (const family of families) {
-    family.mountFiles?.(app);
-    for (const { route, handler } of family.routes) {
-      app[route.method](route.path, (request, response) =>
-        serve(route, handler, family.errorFormat, options, request, response),
-      );
-      methods.set(route.path, [
-        ...(methods.get(route.path) ?? []),
-        route.method === 'get' ? 'GET, HEAD' : route.method.toUpperCase(),
-      ]);
-    }
+  for (const [first, ...others] of endpointsOf(families)) {
+    const { method, path, takes } = first.route;
+    app[method](path, (request, response, next) =>
+      takes && !takes(request.params) ? next() : serve([first, ...others], request, response),
+    );
+    methods.set(path, [...(methods.get(path) ?? []), method === 'get' ? 'GET, HEAD' : method.toUpperCase()]);
   }
+  for (const { mountFiles } of families) mountFiles?.(app);
   for (const [path, allowed] of methods) {
     const allow = [...allowed, 'OPTIONS'].join(', ');
     app.all(path, (request, response) => {
@@ -110,74 +106,136 @@ function checkHead(request: Request): void {
   }
 }
 
-/** Serves one request: key → rate limit → body → handler. */
-async function serve(
-  route: Route,
-  handler: Handler,
-  errorFormat: ErrorFormat,
-  { authenticate, rateLimit, readLimit, usage, readBody, readLargeBody, draining, log }: Checks,
-  request: Request,
-  response: Response,
-): Promise<void> {
-  const closed = new AbortController();
-  response.on('close', () => {
-    if (!response.writableFinished) closed.abort();
-  });
-  response.locals.path = route.path;
-  let slot: Slot | undefined;
-  let keyId: string | undefined;
-  try {
-    const caller = route.access === 'open' ? undefined : await authenticate(request, route.access);
-    keyId = caller?.record.id;
-    response.locals.keyId = keyId;
-    if (route.limited && draining()) throw new Problem('shutting_down');
-    slot = route.limited && caller ? await rateLimit.take(caller.record) : undefined;
-    if (slot) response.set(slot.headers);
-    if (!route.limited && caller) await readLimit.take(caller.record.id);
-    const params = route.params?.safeParse(request.params);
-    // Path parameters become part of names in Redis.
-    if (params?.success === false) throw new Problem('not_found');
-    // Log the real path only now: an unchecked path may contain a key.
-    response.locals.path = request.path;
-    const query = check(route.query, request.query);
-    const body =
-      route.body && !route.upload
-        ? route.bodyOptional && hasNoBody(request)
-          ? check(route.body, {})
-          : await (route.largeBody ? readLargeBody : readBody)(request, response, route.body)
-        : undefined;
-    const answer = await handler({
-      caller,
-      slot,
-      params: params?.data,
-      query,
-      body,
-      signal: closed.signal,
-      request,
-      response,
-    } as Context<Route>);
-    if (slot && keyId) usage.request(keyId, response.locals.texts ?? 0);
-    if (answer === undefined) return;
-    response
-      .status(route.success ?? 200)
-      .type(route.mediaType)
-      .send(typeof answer === 'string' ? answer : JSON.stringify(answer));
-  } catch (error) {
-    if (error instanceof ClientClosedRequest) {
-      if (slot && keyId) usage.request(keyId, 0);
-      return;
+/** A route with its handler and its family. */
+interface Endpoint {
+  route: Route;
+  handler: Handler;
+  family: Family;
+}
+
+type Endpoints = readonly [Endpoint, ...Endpoint[]];
+
+/** The routes of all families; those with the same method and path are together. */
+function endpointsOf(families: readonly Family[]): Endpoints[] {
+  const found = new Map<string, Endpoints>();
+  for (const family of families) {
+    for (const { route, handler } of family.routes) {
+      const name = `${route.method} ${route.path}`;
+      const endpoint = { route, handler, family };
+      const known = found.get(name);
+      if (known && (known[0].route.access !== route.access || known[0].route.limited !== route.limited))
+        throw new RangeError(`The families that share ${name} must agree on its access and limit`);
+      found.set(name, known ? [...known, endpoint] : [endpoint]);
     }
-    const problem = problemOf(error);
-    const costsNothing = problem.status === 503 || problem.status === 429;
-    if (keyId && route.limited && costsNothing) usage.refused(keyId);
-    else if (slot && keyId) usage.request(keyId, 0);
-    if (slot && costsNothing) {
-      slot.refund();
-      // The field was computed before the slot was returned.
-      response.removeHeader('RateLimit');
-    }
-    sendProblem(problem, errorFormat, response, log);
   }
+  return [...found.values()];
+}
+
+/** The endpoint whose own field the body has, else the one without such a field. */
+function chosen([first, ...others]: Endpoints, body: unknown): Endpoint {
+  const has = (field: string) => typeof body === 'object' && body !== null && Object.hasOwn(body, field);
+  const all = [first, ...others];
+  return (
+    all.find(({ route: { ownField } }) => ownField !== undefined && has(ownField)) ??
+    all.find(({ route: { ownField } }) => ownField === undefined) ??
+    first
+  );
+}
+
+/** Creates the function that serves one request: key → rate limit → body → handler. */
+function createServe({
+  authenticate,
+  rateLimit,
+  readLimit,
+  usage,
+  maxBodyBytes,
+  errorFormat: commonFormat,
+  draining,
+  log,
+}: AppOptions) {
+  const readBody = createReadBody(maxBodyBytes);
+  const readLargeBody = createReadBody(LARGE_BODIES * maxBodyBytes);
+
+  /** Reads the body, by which the endpoint is chosen. */
+  async function readEndpoint(
+    endpoints: Endpoints,
+    request: Request,
+    response: Response,
+  ): Promise<Endpoint & { json: unknown }> {
+    const [{ route }] = endpoints;
+    if (route.bodyOptional && hasNoBody(request)) return { ...endpoints[0], json: {} };
+    const mayBeLarge = endpoints.some((endpoint) => endpoint.route.largeBody);
+    const json = await (mayBeLarge ? readLargeBody : readBody)(request, response);
+    return { ...chosen(endpoints, json), json };
+  }
+
+  return async function serve(endpoints: Endpoints, request: Request, response: Response): Promise<void> {
+    const closed = new AbortController();
+    response.on('close', () => {
+      if (!response.writableFinished) closed.abort();
+    });
+    let endpoint = endpoints[0];
+    const { route } = endpoint;
+    let errorFormat = endpoints.length === 1 ? endpoint.family.errorFormat : commonFormat;
+    response.locals.path = route.path;
+    let slot: Slot | undefined;
+    let keyId: string | undefined;
+    try {
+      const caller = route.access === 'open' ? undefined : await authenticate(request, route.access);
+      keyId = caller?.record.id;
+      response.locals.keyId = keyId;
+      if (route.limited && draining()) throw new Problem('shutting_down');
+      slot = route.limited && caller ? await rateLimit.take(caller.record) : undefined;
+      if (slot) response.set({ ...slot.headers, ...endpoint.family.limitHeaders?.(slot.windows) });
+      if (!route.limited && caller) await readLimit.take(caller.record.id);
+      const params = route.params?.safeParse(request.params);
+      // Path parameters become part of names in Redis.
+      if (params?.success === false) throw new Problem('not_found');
+      // Log the real path only now: an unchecked path may contain a key.
+      response.locals.path = request.path;
+      const query = check(route.query, request.query);
+      let body: unknown;
+      if (route.body && !route.upload) {
+        const { json, ...found } = await readEndpoint(endpoints, request, response);
+        endpoint = found;
+        errorFormat = endpoint.family.errorFormat;
+        if (!endpoint.route.largeBody && bytesOf(request).length > maxBodyBytes)
+          throw new Problem('body_too_large');
+        body = check(endpoint.route.body, json);
+      }
+      const answer = await endpoint.handler({
+        caller,
+        slot,
+        params: params?.data,
+        query,
+        body,
+        signal: closed.signal,
+        request,
+        response,
+      } as Context<Route>);
+      if (slot && keyId) usage.request(keyId, response.locals.texts ?? 0);
+      if (answer === undefined) return;
+      response
+        .status(route.success ?? 200)
+        .type(route.mediaType)
+        .send(typeof answer === 'string' ? answer : JSON.stringify(answer));
+    } catch (error) {
+      if (error instanceof ClientClosedRequest) {
+        if (slot && keyId) usage.request(keyId, 0);
+        return;
+      }
+      const problem = problemOf(error);
+      const costsNothing = problem.status === 503 || problem.status === 429;
+      if (keyId && route.limited && costsNothing) usage.refused(keyId);
+      else if (slot && keyId) usage.request(keyId, 0);
+      if (slot && costsNothing) {
+        slot.refund();
+        // The field was computed before the slot was returned.
+        response.removeHeader('RateLimit');
+      }
+      sendProblem(problem, errorFormat, response, log);
+    }
+  };
 }
 
 const clientErrorSchema = z.object({ status: z.number().min(400).max(499) });
@@ -206,8 +264,8 @@ function sendProblem(problem: Problem, errorFormat: ErrorFormat, response: Respo
   }
   if (response.destroyed) return;
   response
-    .status(problem.status)
-    .set(problem.headers)
+    .status(statusOf(errorFormat.errors, problem.code))
+    .set({ ...problem.headers, ...errorFormat.headers?.(problem) })
     .set('Content-Type', errorFormat.contentType)
     .send(Buffer.from(JSON.stringify(errorFormat.body(problem, requestId))));
 }

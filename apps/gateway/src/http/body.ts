@@ -44,16 +44,12 @@ export function charsetIsUtf8(type: string): boolean {
 /**
  * Creates the reader of JSON bodies.
  * @param maxBytes of a body, after decompression
- * @returns a function that resolves to the body parsed by its schema, and throws a Problem: 400, 408, 413, 415 or 422
+ * @returns a function that resolves to the value of the JSON, and throws a Problem: 400, 408, 413 or 415
  */
 export function createReadBody(maxBytes: number) {
   const readBytes = express.raw({ type: () => true, limit: maxBytes });
 
-  return async function readBody<T extends z.ZodType>(
-    request: Request,
-    response: Response,
-    schema: T,
-  ): Promise<z.infer<T>> {
+  return async function readBody(request: Request, response: Response): Promise<unknown> {
     if (!declaresJson(request)) throw new Problem('unsupported_media_type');
     checkContentEncoding(request);
     await new Promise<void>((resolve, reject) => {
@@ -69,9 +65,12 @@ export function createReadBody(maxBytes: number) {
         else resolve();
       });
     });
-    return check(schema, parseJson(request.body instanceof Buffer ? request.body : Buffer.alloc(0)));
+    return parseJson(bytesOf(request));
   };
 }
+
+/** The body that was read, after decompression. */
+export const bytesOf = ({ body }: Request): Buffer => (body instanceof Buffer ? body : Buffer.alloc(0));
 
 /**
  * Parses a part of a request with its schema.

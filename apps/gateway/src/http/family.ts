@@ -3,6 +3,7 @@ import type { Express, Request, Response } from 'express';
 import type { z } from 'zod';
 import type { Caller } from '../auth/authenticate.js';
 import type { Slot } from '../limits/rateLimit.js';
+import type { WindowState } from '../limits/slidingWindow.js';
 import type { ErrorFormat } from './problem.js';
 
 type Parsed<T> = T extends z.ZodType ? z.infer<T> : undefined;
@@ -38,6 +39,8 @@ export type Handler = (context: Context<Route>) => Promise<unknown>;
 export interface Family {
   routes: readonly { route: Route; handler: Handler }[];
   errorFormat: ErrorFormat;
+  /** Header fields about the rate limit that only this family's clients read. */
+  limitHeaders?: (windows: readonly WindowState[]) => Readonly<Record<string, string>>;
   /** Mounts static files. */
   mountFiles?: (app: Express) => void;
 }
@@ -47,6 +50,7 @@ export function createFamily<Table extends Readonly<Record<string, Route>>>(
   table: Table,
   handlers: HandlersOf<Table>,
   errorFormat: ErrorFormat,
+  limitHeaders?: Family['limitHeaders'],
 ): Family {
   // HandlersOf has checked each handler against its route; the app needs them without their types.
   const untyped = handlers as unknown as Readonly<Record<string, Handler>>;
@@ -55,5 +59,5 @@ export function createFamily<Table extends Readonly<Record<string, Route>>>(
     if (handler === undefined) throw new RangeError(`The route "${name}" has no handler`);
     return { route, handler };
   });
-  return { routes, errorFormat };
+  return { routes, errorFormat, ...(limitHeaders ? { limitHeaders } : {}) };
 }

@@ -1,4 +1,4 @@
-import { type ProblemBody, type ProblemCode, problems } from '@sluice/contract';
+import { type FamilyErrors, type ProblemBody, type ProblemCode, problems } from '@sluice/contract';
 import { isStorageFull } from '@sluice/shared';
 
 interface ProblemOptions {
@@ -48,9 +48,21 @@ export class ClientClosedRequest extends Error {
   override name = 'ClientClosedRequest';
 }
 
+/** What is wrong, in one text: clients of other families show no other member. */
+export function describe({ message, errors = [] }: Problem): string {
+  return [
+    message,
+    ...errors.map(({ pointer, detail }) => (pointer === '' ? detail : `${pointer}: ${detail}`)),
+  ].join('; ');
+}
+
 /** How a family of routes writes its errors. */
 export interface ErrorFormat {
   contentType: string;
+  /** Statuses that differ from those of the problems. */
+  errors?: FamilyErrors;
+  /** Further header fields of the response. */
+  headers?(problem: Problem): Readonly<Record<string, string>>;
   /** The body of the response. */
   body(problem: Problem, requestId: string): object;
 }

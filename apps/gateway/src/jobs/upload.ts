@@ -7,6 +7,7 @@ import type { Request, Response } from 'express';
 import type { z } from 'zod';
 import {
   charsetIsUtf8,
+  check,
   checkContentEncoding,
   type createReadBody,
   parseJson,
@@ -83,7 +84,7 @@ export function createReadUpload({ readBody, body, lines, maxBytes, maxLineBytes
   return async function readUpload(request: Request, response: Response): Promise<Upload> {
     const type = request.headers['content-type'] ?? '';
     if (!/^application\/(x-)?ndjson\s*(;|$)/i.test(type)) {
-      const { items, model, parameters } = await readBody(request, response, body);
+      const { items, model, parameters } = check(body, await readBody(request, response));
       return { model, parameters, type: 'json', items: iterate(items), close: async () => {} };
     }
     if (!charsetIsUtf8(type)) throw new Problem('unsupported_media_type');

@@ -16,10 +16,21 @@ import { SlidingWindow, tightest, type WindowState } from './slidingWindow.js';
 export interface Slot {
   /** Free slots in the tightest window. */
   remaining: number;
+  windows: readonly WindowState[];
   /** Header fields of the response. */
   headers: Readonly<Record<string, string>>;
   /** Returns the slot, without waiting for Redis; retries for up to a minute. */
   refund(): void;
+}
+
+/** The refusal of a request whose key has no free slot. */
+export class RateLimited extends Problem {
+  constructor(
+    readonly windows: readonly WindowState[],
+    headers: Readonly<Record<string, string>>,
+  ) {
+    super('rate_limited', { headers });
+  }
 }
 
 /** The rate limit of each key, exact across all gateways. */
@@ -53,11 +64,12 @@ export class RateLimit {
     const headers = rateLimitHeaders(windows);
     const { remaining, resetMs } = tightest(windows);
     if (!taken) {
-      throw new Problem('rate_limited', {
-        headers: { ...headers, 'Retry-After': String(Math.max(1, seconds(resetMs))) },
+      throw new RateLimited(windows, {
+        ...headers,
+        'Retry-After': String(Math.max(1, seconds(resetMs))),
       });
     }
-    return { remaining, headers, refund: () => this.#refunds.add(limiter, record.id, windows) };
+    return { remaining, windows, headers, refund: () => this.#refunds.add(limiter, record.id, windows) };
   }
 
   /** The state of a key's windows; takes nothing. @throws Problem `unavailable` */

@@ -115,6 +115,29 @@ export class Catalog {
     );
   }
 
+  /** The model that a path or a body names. @throws Problem `model_not_found` */
+  named(name: string): CatalogEntry {
+    const entry = this.#byName.get(name);
+    if (entry) return entry;
+    throw new Problem('model_not_found', {
+      detail: `Not Found: no model is configured under the id "${name}"`,
+    });
+  }
+
+  /**
+   * The named model, or the first one of the task, for a route that needs this task.
+   * @throws Problem `model_not_found` or `wrong_task`
+   */
+  forTask(name: string | undefined, task: ModelSpec['task']): CatalogEntry {
+    const entry = name === undefined ? this.defaultFor(task) : this.named(name);
+    if (entry?.spec.task === task) return entry;
+    throw new Problem('wrong_task', {
+      detail: entry
+        ? `${entry.spec.id} is a model for ${entry.spec.task}; this route needs one for ${task}`
+        : `No model for ${task} is configured`,
+    });
+  }
+
   /** How many chunks of one caller may be in flight for a model, also for one that is not configured any more. */
   maxChunksInFlight(modelId: string): number {
     return maxChunksInFlight(this.#fleet.workers, modelId);

@@ -31,6 +31,7 @@ import type { Replies } from '../queue/replies.js';
 import type { Withdrawals } from '../queue/withdrawals.js';
 import { processesThatFit } from '../source/memory.js';
 import { fetchModel } from '../source/source.js';
+import { startTokenizerSharing } from './tokenizerSharing.js';
 
 /** A model process that sends nothing for this long while it loads is killed. */
 const LOAD_SILENCE_MS = 60_000;
@@ -158,6 +159,7 @@ export async function serveModel(
     log,
   );
   const readers = createReaders(spec, maxRows, runItem, pending, { ...services, log });
+  const stopSharing = startTokenizerSharing(services.redis, spec, source.folder, log);
   return {
     spec,
     ready: () => pool.ready > 0,
@@ -176,6 +178,7 @@ export async function serveModel(
       facts: facts.task,
     }),
     close: async (abandon) => {
+      stopSharing();
       const closed = Promise.all(readers.map((reader) => reader.close(abandon)));
       // With Redis away BullMQ would wait for it.
       await (abandon ? Promise.race([closed, delay(AWAY_MS)]) : closed);

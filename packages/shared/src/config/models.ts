@@ -28,6 +28,8 @@ export interface ModelSpec {
   timeoutMs: number;
   /** Maximum number of tokens of a row, if it is less than what the model can read. */
   maxTokens?: number;
+  /** Value from which moderations flag a category of a classifier. */
+  threshold: number;
   /** How an embedding model makes a vector; if not given, as its files say. */
   pooling?: Pooling;
   normalize?: boolean;
@@ -42,6 +44,7 @@ export interface ModelSpec {
 const DEFAULT_MODEL = 'minilm-l6-sst2';
 const DEFAULT_DTYPE = 'q8';
 const DEFAULT_REVISION = 'main';
+const DEFAULT_THRESHOLD = 0.5;
 const HUB = 'hub:';
 const HASH_DIGITS = 12;
 
@@ -119,6 +122,7 @@ function specOf(entry: ModelEntry, base: string, settings: Settings): ModelSpec 
     },
     stallMs: (entry.stall_seconds ?? settings.STALL_SECONDS) * 1000,
     timeoutMs: (entry.timeout_seconds ?? settings.REQUEST_TIMEOUT_SECONDS) * 1000,
+    threshold: entry.threshold ?? DEFAULT_THRESHOLD,
     ...optional,
     // Where a model is found may differ between machines, so the source counts as it is written.
     hash: createHash('sha256')

@@ -51,6 +51,9 @@ const fields = {
     .min(8)
     .optional()
     .meta({ description: 'Longest input in tokens, if less than what the model can read' }),
+  threshold: z.number().min(0).max(1).optional().meta({
+    description: 'text-classification: value from which moderations flag a category; 0.5 if not given',
+  }),
   pooling: poolingSchema.optional().meta({
     description:
       "feature-extraction: how a vector is made; if not given, from the model's sentence-transformers files",
@@ -65,8 +68,12 @@ const fields = {
   }),
 };
 /** Fields for one task alone. */
-const EMBEDDING_FIELDS = ['pooling', 'normalize', 'prompts'] as const;
-const EMBEDDINGS: TaskName = 'feature-extraction';
+const TASK_FIELDS = {
+  pooling: 'feature-extraction',
+  normalize: 'feature-extraction',
+  prompts: 'feature-extraction',
+  threshold: 'text-classification',
+} as const satisfies Partial<Record<keyof typeof fields, TaskName>>;
 
 const entrySchema = z.strictObject(fields);
 export type ModelEntry = z.infer<typeof entrySchema>;
@@ -92,12 +99,12 @@ export const modelsFileSchema = z
           context.addIssue({ code: 'custom', path, message: `"${name}" is used twice as an id or alias` });
         seen.add(name);
       }
-      for (const field of EMBEDDING_FIELDS) {
-        if (entry[field] === undefined || entry.task === EMBEDDINGS) continue;
+      for (const [field, task] of Object.entries(TASK_FIELDS)) {
+        if (!Object.hasOwn(entry, field) || entry.task === task) continue;
         context.addIssue({
           code: 'custom',
           path: ['models', i, field],
-          message: `only for the task ${EMBEDDINGS}`,
+          message: `only for the task ${task}`,
         });
       }
     }

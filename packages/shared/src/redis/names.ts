@@ -67,6 +67,8 @@ export const names = {
   withdrawn: (modelId: string) => `${PREFIX}:withdrawn:${modelId}`,
   /** HASH: unanswered rows of a model's lane by gateway. */
   unanswered: (modelId: string, lane: Lane) => `${PREFIX}:unanswered:${modelId}:${lane}`,
+  /** STRING: the tokenizer.json of a model, gzipped. */
+  tokenizer: ({ id, hash }: { id: string; hash: string }) => `${PREFIX}:tokenizer:${id}:${hash}`,
   /** STRING: the heartbeat of a live worker. */
   worker: (workerId: string) => `${PREFIX}:worker:${workerId}`,
   /** ZSET: worker ids by the time their heartbeat expires. */

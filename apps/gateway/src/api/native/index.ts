@@ -1,4 +1,4 @@
-import { type Bounds, batchBody, batchLine, inferenceRoutesFor, routesFor } from '@sluice/contract';
+import { type Bounds, batchBody, batchLine, familyRoutesFor, routesFor } from '@sluice/contract';
 import type { Ledger, Log, RedisClock, Settings } from '@sluice/shared';
 import type { Redis } from 'ioredis';
 import { RedisMemory } from '../../admission/redisMemory.js';
@@ -85,7 +85,7 @@ export function nativeFamily(services: Services): Family {
       ...accountRoutes(rateLimit),
       ...modelRoutes(catalog, bounds.maxTextChars),
       ...health,
-      ...docsRoutes({ ...routes, ...inferenceRoutesFor(bounds) }, version),
+      ...docsRoutes({ ...routes, ...familyRoutesFor(bounds) }, version),
     },
     problemJson,
   );

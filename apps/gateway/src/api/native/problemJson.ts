@@ -1,5 +1,5 @@
 import { type ProblemBody, problems } from '@sluice/contract';
-import type { ErrorFormat } from '../../http/problem.js';
+import { describe, type ErrorFormat } from '../../http/problem.js';
 
 /** Errors as `application/problem+json` (RFC 9457). */
 export const problemJson: ErrorFormat = {
@@ -13,5 +13,18 @@ export const problemJson: ErrorFormat = {
     request_id: requestId,
     ...(errors ? { errors } : {}),
     ...extensions,
+  }),
+};
+
+/**
+ * The same with the members that clients of the other families read. It is for what is refused before the family is
+ * known: a path that several families share, or one that nobody has.
+ */
+export const anyFamilyProblemJson: ErrorFormat = {
+  ...problemJson,
+  body: (problem, requestId) => ({
+    ...problemJson.body(problem, requestId),
+    error: describe(problem),
+    message: describe(problem),
   }),
 };

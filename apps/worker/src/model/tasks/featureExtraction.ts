@@ -97,18 +97,29 @@ export const loadFeatureExtraction: LoadTaskModel = async (model, message) => {
   const warmUp = await model.run([{ text: WARM_UP }], { direction: 'right', strategy: 'longest_first' });
   const dimensions = tokenValuesOf(warmUp, TENSORS).size;
   return {
-    facts: { dimensions, normalize, prompts, ...(defaultPrompt === undefined ? {} : { defaultPrompt }) },
+    facts: {
+      dimensions,
+      pooling,
+      normalize,
+      prompts,
+      ...(defaultPrompt === undefined ? {} : { defaultPrompt }),
+    },
     probes: { inputs: PROBE_TEXTS, parameters: {} },
-    async run(rows, { truncation_direction: direction }) {
+    async run(rows, { truncation_direction: direction, pooling: asked }) {
       const output = await model.run(rows, { direction, strategy: 'longest_first' });
       const { values, size } = tokenValuesOf(output, TENSORS);
       return output.rows.map((row, i) => {
         const start = i * output.length * size;
-        return resultOf(row, pooled(values.subarray(start, start + row.tokens * size), size, pooling));
+        const vectors = values.subarray(start, start + row.tokens * size);
+        return resultOf(row, asked === 'none' ? eachOf(vectors, size) : pooled(vectors, size, pooling));
       });
     },
   };
 };
+
+/** The vector of each token. */
+const eachOf = (values: Float32Array, size: number): Float32Array[] =>
+  Array.from({ length: values.length / size }, (_, i) => values.slice(i * size, (i + 1) * size));
 
 /**
  * Pools the vectors of a row's tokens; the padding is not among them.

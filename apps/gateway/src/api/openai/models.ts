@@ -1,0 +1,25 @@
+import type { OpenAiRoutes } from '@sluice/contract';
+import type { HandlersOf } from '../../http/family.js';
+import type { Catalog } from '../../models/catalog.js';
+
+/** Handlers of the routes about models. An alias is a model of its own there. */
+export function openAiModels(
+  catalog: Catalog,
+  startedAt: Date,
+): Pick<HandlersOf<OpenAiRoutes>, 'openAiModels' | 'openAiModel'> {
+  const modelOf = (id: string) => ({
+    id,
+    object: 'model' as const,
+    created: Math.floor(startedAt.getTime() / 1000),
+    owned_by: 'sluice',
+  });
+  return {
+    async openAiModels() {
+      return { object: 'list' as const, data: catalog.names.map(modelOf) };
+    },
+    async openAiModel({ params }) {
+      catalog.named(params.id);
+      return modelOf(params.id);
+    },
+  };
+}

@@ -1,0 +1,94 @@
+import { randomUUID } from 'node:crypto';
+import type { OpenAiRoutes } from '@sluice/contract';
+import { type LabelScore, textClassification } from '@sluice/tasks';
+import { z } from 'zod';
+import type { HandlersOf } from '../../http/family.js';
+import { Problem } from '../../http/problem.js';
+import type { AnswerInputs } from '../../models/answerInputs.js';
+import type { Catalog, CatalogEntry } from '../../models/catalog.js';
+import { refuseTokens } from './embeddings.js';
+
+interface Services {
+  catalog: Catalog;
+  answerInputs: AnswerInputs;
+}
+
+const partSchema = z.object({ type: z.literal('text'), text: z.string() });
+
+/** Whether the labels of a model are independent of each other; undefined while no live worker has reported it. */
+function isMultiLabel(model: CatalogEntry): boolean | undefined {
+  const facts = textClassification.facts.safeParse(model.facts()).data;
+  return facts && facts.functionToApply === 'sigmoid' && facts.labels.length > 1;
+}
+
+/**
+ * The named model, or the first one whose labels are independent of each other.
+ * @throws Problem `model_not_found`, `wrong_task`, `no_worker`
+ */
+function moderationModel(catalog: Catalog, name: string | undefined): CatalogEntry {
+  const classifiers = catalog.entries.filter(({ spec }) => spec.task === textClassification.name);
+  const model =
+    name === undefined
+      ? (classifiers.find(isMultiLabel) ?? catalog.forTask(undefined, textClassification.name))
+      : catalog.forTask(name, textClassification.name);
+  const fits = isMultiLabel(model);
+  if (fits === undefined) throw new Problem('no_worker');
+  if (fits) return model;
+  throw new Problem('wrong_task', {
+    detail:
+      name === undefined
+        ? 'No multi-label classifier is configured, which moderations need'
+        : `${model.spec.id} gives scores that depend on each other; moderations need a multi-label classifier`,
+  });
+}
+
+/** The texts of a request: one, a list, or the parts of one text. */
+function moderationInputs(given: unknown): { inputs: unknown[]; isList: boolean } {
+  if (!Array.isArray(given)) return { inputs: [given], isList: false };
+  refuseTokens(given);
+  if (!given.some((part) => typeof part === 'object' && part !== null))
+    return { inputs: given, isList: true };
+  const texts = given.map((part, i) => {
+    const parsed = partSchema.safeParse(part);
+    if (parsed.success) return parsed.data.text;
+    throw new Problem('validation_failed', {
+      errors: [{ pointer: `/input/${i}`, detail: 'Only parts {"type": "text", "text": …} are accepted' }],
+    });
+  });
+  return { inputs: [texts.join('\n')], isList: false };
+}
+
+/** What OpenAI says of a text. */
+function moderationOf(scores: readonly LabelScore[], threshold: number) {
+  const flags = scores.map(({ label, score }) => [label, score >= threshold] as const);
+  return {
+    flagged: flags.some(([, isOver]) => isOver),
+    categories: Object.fromEntries(flags),
+    category_scores: Object.fromEntries(scores.map(({ label, score }) => [label, score])),
+    category_applied_input_types: Object.fromEntries(scores.map(({ label }) => [label, ['text' as const]])),
+  };
+}
+
+/** Handler of the route about moderations. */
+export function moderationsHandlers({
+  catalog,
+  answerInputs,
+}: Services): Pick<HandlersOf<OpenAiRoutes>, 'moderations'> {
+  return {
+    async moderations({ body, signal, response }) {
+      const model = moderationModel(catalog, body.model ?? undefined);
+      const answers = await answerInputs(model, textClassification, {
+        ...moderationInputs(body.input),
+        at: ['input'],
+        parameters: {},
+        signal,
+        response,
+      });
+      return {
+        id: `modr-${randomUUID().replaceAll('-', '')}`,
+        model: model.spec.id,
+        results: answers.map(({ output }) => moderationOf(output, model.spec.threshold)),
+      };
+    },
+  };
+}

@@ -1,0 +1,45 @@
+import { openAiErrors, type ProblemCode, statusOf } from '@sluice/contract';
+import { describe, type ErrorFormat, type Problem } from '../../http/problem.js';
+import { RateLimited } from '../../limits/rateLimit.js';
+import { openAiLimitHeaders } from './limitHeaders.js';
+
+/** Codes that OpenAI has other words for. */
+const CODES: Partial<Record<ProblemCode, string>> = {
+  not_authenticated: 'invalid_api_key',
+  conflicting_keys: 'invalid_api_key',
+  rate_limited: 'rate_limit_exceeded',
+  input_too_long: 'context_length_exceeded',
+};
+const FIRST_SERVER_STATUS = 500;
+
+function typeOf(code: ProblemCode): string {
+  const status = statusOf(openAiErrors, code);
+  if (status >= FIRST_SERVER_STATUS) return 'server_error';
+  return status === 429 ? 'requests' : 'invalid_request_error';
+}
+
+/** The field that an error is about, as its path: `input.2` or `dimensions`. */
+function paramOf({ code, errors }: Problem): string | null {
+  if (code === 'model_not_found' || code === 'wrong_task') return 'model';
+  const pointer = errors?.[0]?.pointer.replace(/^\/parameters(?=\/)/, '');
+  return pointer ? pointer.slice(1).replaceAll('/', '.') : null;
+}
+
+/** Errors as the OpenAI API writes them (https://platform.openai.com/docs/guides/error-codes). */
+export const openAiError: ErrorFormat = {
+  contentType: 'application/json',
+  errors: openAiErrors,
+  headers: (problem) => ({
+    ...(problem instanceof RateLimited ? openAiLimitHeaders(problem.windows) : {}),
+    // OpenAI's clients send a request again after 408. Its answer would be as late again.
+    ...(problem.code === 'analysis_timed_out' ? { 'x-should-retry': 'false' } : {}),
+  }),
+  body: (problem) => ({
+    error: {
+      message: describe(problem),
+      type: typeOf(problem.code),
+      param: paramOf(problem),
+      code: CODES[problem.code] ?? problem.code,
+    },
+  }),
+};

@@ -1,0 +1,85 @@
+import type { Task } from '@sluice/tasks';
+import type { Response } from 'express';
+import { type Answer, answerItems, laneOf } from '../dispatch/answerItems.js';
+import { pointer } from '../http/body.js';
+import { Problem } from '../http/problem.js';
+import type { CatalogEntry } from './catalog.js';
+import { parseInput, parseParameters } from './inputs.js';
+
+interface Limits {
+  /** Maximum number of inputs, and of rows, of a request. */
+  maxInputs: number;
+  maxTextChars: number;
+  /** Deadline of a request in the bulk lane, in milliseconds. */
+  bulkTimeoutMs: number;
+}
+
+interface Inputs {
+  /** As they were sent. */
+  inputs: readonly unknown[];
+  /** Where the inputs are in the body. */
+  at: readonly PropertyKey[];
+  /** Whether the body has a list of inputs, so that an error names the index of one. */
+  isList: boolean;
+  /** As they were sent; the task parses them. */
+  parameters: object;
+  /** A shorter deadline that the request asks for, in seconds. */
+  timeoutSeconds?: number | undefined;
+  /** Aborts when the client closes the connection. */
+  signal: AbortSignal;
+  response: Response;
+}
+
+/**
+ * Has a model answer the inputs of a request: checks them, chooses lane and deadline, and says in the header field
+ * `X-Truncated-Inputs` how many were cut.
+ * @param task of the model
+ * @throws Problem `validation_failed`, and those of {@link answerItems}; ClientClosedRequest
+ */
+export type AnswerInputs = <Input, Parameters, Output, Facts, Raw>(
+  model: CatalogEntry,
+  task: Task<Input, Parameters, Output, Facts, Raw>,
+  inputs: Inputs,
+) => Promise<Answer<Output>[]>;
+
+const invalid = (path: readonly PropertyKey[], detail: string) =>
+  new Problem('validation_failed', { errors: [{ pointer: pointer(path), detail }] });
+
+/** Creates the function by which all families with many inputs in a request have them answered. */
+export function createAnswerInputs({ maxInputs, maxTextChars, bulkTimeoutMs }: Limits): AnswerInputs {
+  return async (model, task, { inputs: given, at, isList, parameters: named, timeoutSeconds, ...work }) => {
+    const { signal, response } = work;
+    if (given.length === 0) throw invalid(at, 'The list is empty');
+    if (given.length > maxInputs)
+      throw invalid(
+        at,
+        `The list has ${given.length} inputs; the maximum is ${maxInputs}. Submit a job instead`,
+      );
+    const inputs = given.map((value, i) => {
+      const parsed = parseInput(task, value, maxTextChars);
+      if ('input' in parsed) return parsed.input;
+      throw invalid([...at, ...(isList ? [i] : []), ...parsed.refusal.path], parsed.refusal.detail);
+    });
+    const facts = task.facts.safeParse(model.facts()).data;
+    const parameters = parseParameters(task, named, facts, maxTextChars);
+    const rows = inputs.reduce((sum, input) => sum + task.rows(input, parameters).length, 0);
+    if (rows > maxInputs)
+      throw invalid(
+        at,
+        `The request needs ${rows} rows of the model; the maximum is ${maxInputs}. Submit a job instead`,
+      );
+    const longestMs = laneOf(rows) === 'bulk' ? bulkTimeoutMs : model.spec.timeoutMs;
+    const askedMs = timeoutSeconds === undefined ? longestMs : timeoutSeconds * 1000;
+    const answers = await answerItems(model.lanes, task, {
+      requestId: response.locals.requestId,
+      inputs,
+      parameters,
+      timeoutMs: Math.min(askedMs, longestMs),
+      signal,
+    });
+    response.locals.texts = rows;
+    const truncated = answers.filter((answer) => answer.truncated).length;
+    if (truncated > 0) response.set('X-Truncated-Inputs', String(truncated));
+    return answers;
+  };
+}

@@ -1,0 +1,133 @@
+import type { Row } from '@sluice/tasks';
+import { type Encoding, Tokenizer } from 'tokenizers';
+import { z } from 'zod';
+
+/** A token of a text. */
+export interface Token {
+  id: number;
+  text: string;
+  /** Whether the tokenizer added it. */
+  special: boolean;
+  /** Where it is in the text, in Unicode characters; null for a special token. */
+  start: number | null;
+  stop: number | null;
+}
+
+/** What decides whether words can be counted one by one. */
+const fileSchema = z.object({
+  model: z.object({ type: z.string().nullish() }),
+  normalizer: z.object({ type: z.string() }).nullish(),
+  pre_tokenizer: z.object({ type: z.string() }).nullish(),
+  added_tokens: z.array(z.object({ content: z.string() })).nullish(),
+});
+
+/** Words that are remembered at once. */
+const MAX_WORDS = 50_000;
+/** Longer words are not remembered: they are rarely words. */
+const MAX_WORD_CHARS = 32;
+
+/**
+ * The tokenizer of a model, to count and show tokens as the model reads them.
+ *
+ * With BERT's normalizer and pre-tokenizer the tokens of a text are those of its words, so the counts of words are
+ * remembered. Words are divided at spaces, tabs and line feeds alone: other white space may be removed before words are
+ * divided, and then its sides are one word. Tokenizers of other kinds (byte-level BPE, Unigram) count the whole text,
+ * since a token may reach across a space.
+ */
+export class ModelTokenizer {
+  #tokenizer: Tokenizer;
+  /** Tokens of each word; undefined if the tokenizer does not divide texts into words. */
+  #words: Map<string, number> | undefined;
+  /** Special tokens of a text, and of a pair. */
+  #special: Promise<{ single: number; pair: number }>;
+
+  /** @param json content of the model's tokenizer.json @throws Error if the library does not read it */
+  constructor(json: string) {
+    this.#tokenizer = Tokenizer.fromString(json);
+    this.#tokenizer.disablePadding();
+    this.#tokenizer.disableTruncation();
+    const {
+      model,
+      normalizer,
+      pre_tokenizer: preTokenizer,
+      added_tokens: added,
+    } = fileSchema.parse(JSON.parse(json));
+    const dividesIntoWords =
+      model.type === 'WordPiece' &&
+      normalizer?.type === 'BertNormalizer' &&
+      preTokenizer?.type === 'BertPreTokenizer' &&
+      (added ?? []).every(({ content }) => !/\s/.test(content));
+    this.#words = dividesIntoWords ? new Map() : undefined;
+    this.#special = Promise.all([this.#tokenizer.encode('', null), this.#tokenizer.encode('', '')]).then(
+      ([single, pair]) => ({ single: single.getLength(), pair: pair.getLength() }),
+    );
+    this.#special.catch(() => {});
+  }
+
+  /**
+   * How many tokens the model reads of some rows.
+   * @param maxTokens of the model, at which a row is cut
+   */
+  async count(rows: readonly Row[], maxTokens: number): Promise<number> {
+    const counts = this.#words ? await this.#countByWords(rows, this.#words) : await this.#countWhole(rows);
+    return counts.reduce((sum, count) => sum + Math.min(count, maxTokens), 0);
+  }
+
+  /** The tokens of a text. */
+  async tokens(text: string, addSpecialTokens: boolean): Promise<Token[]> {
+    const encoding = await this.#tokenizer.encode(text, null, { addSpecialTokens });
+    const characters = Array.from(text);
+    const [offsets, names, special] = [
+      encoding.getOffsets(),
+      encoding.getTokens(),
+      encoding.getSpecialTokensMask(),
+    ];
+    return encoding.getIds().map((id, i) => {
+      if (special[i] === 1) return { id, text: names[i] ?? '', special: true, start: null, stop: null };
+      const [start = 0, stop = 0] = offsets[i] ?? [];
+      return { id, text: characters.slice(start, stop).join(''), special: false, start, stop };
+    });
+  }
+
+  async #countWhole(rows: readonly Row[]): Promise<number[]> {
+    const encodings: Encoding[] = rows.every(({ pair }) => pair === undefined)
+      ? await this.#tokenizer.encodeBatch(rows.map(({ text }) => text))
+      : await Promise.all(rows.map(({ text, pair }) => this.#tokenizer.encode(text, pair ?? null)));
+    return encodings.map((encoding) => encoding.getLength());
+  }
+
+  async #countByWords(rows: readonly Row[], known: Map<string, number>): Promise<number[]> {
+    const words = rows.map(({ text, pair = '' }) => [...wordsOf(text), ...wordsOf(pair)]);
+    // Other calls may forget words meanwhile, so this one keeps its own.
+    const counts = new Map<string, number>();
+    const missing: string[] = [];
+    for (const word of new Set(words.flat())) {
+      const count = known.get(word);
+      if (count === undefined) missing.push(word);
+      else counts.set(word, count);
+    }
+    if (missing.length > 0) {
+      const encodings = await this.#tokenizer.encodeBatch(missing, { addSpecialTokens: false });
+      for (const [i, encoding] of encodings.entries()) {
+        const word = missing[i] ?? '';
+        counts.set(word, encoding.getLength());
+        if (word.length <= MAX_WORD_CHARS) remember(known, word, encoding.getLength());
+      }
+    }
+    const special = await this.#special;
+    return rows.map(({ pair }, i) =>
+      (words[i] ?? []).reduce(
+        (sum, word) => sum + (counts.get(word) ?? 0),
+        pair === undefined ? special.single : special.pair,
+      ),
+    );
+  }
+}
+
+function remember(known: Map<string, number>, word: string, count: number): void {
+  // The first word of a map is the oldest.
+  if (known.size >= MAX_WORDS) known.delete(known.keys().next().value ?? '');
+  known.set(word, count);
+}
+
+const wordsOf = (text: string): string[] => text.split(/[ \t\n]+/).filter((word) => word !== '');

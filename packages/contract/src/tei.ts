@@ -1,0 +1,234 @@
+import { z } from 'zod';
+import { type Json, oneOrManyDocs, textDocs } from './input.js';
+import { type Bounds, modelParams, textSchema } from './prediction.js';
+import { about, type FamilyErrors, type Route, work, workProblems } from './route.js';
+
+const errorSchema = z
+  .object({
+    error: z.string(),
+    error_type: z.enum(['unhealthy', 'backend', 'overloaded', 'validation', 'tokenizer', 'empty']),
+  })
+  .meta({ id: 'TeiError', description: 'An error of text-embeddings-inference' });
+
+/** Statuses as text-embeddings-inference documents them. */
+export const teiErrors: FamilyErrors = {
+  schema: errorSchema,
+  statuses: {
+    validation_failed: 413,
+    input_too_long: 413,
+    wrong_parameter: 413,
+    wrong_task: 424,
+    analysis_failed: 424,
+    overloaded: 429,
+  },
+};
+
+/** How a text that is longer than the model can read is treated. */
+const truncation = {
+  truncate: z
+    .boolean()
+    .nullish()
+    .meta({ description: 'Whether a text that is too long is cut; otherwise it is refused' }),
+  truncation_direction: z
+    .enum(['right', 'left', 'Right', 'Left'])
+    .default('right')
+    .transform((direction) => (direction.toLowerCase() === 'left' ? 'left' : 'right')),
+};
+
+const promptName = z
+  .string()
+  .nullish()
+  .meta({ description: 'The prompt of the model that precedes the text' });
+
+/** Inputs, which the handler checks, since it names what is wrong better than a union of schemas could. */
+const inputs = (docs: Json, description: string) =>
+  z
+    .unknown()
+    .refine((given) => given !== undefined, 'Give "inputs"')
+    .meta({ ...docs, description });
+
+const texts = (bounds: Bounds) =>
+  inputs(oneOrManyDocs(textDocs(bounds.maxTextChars)), 'A text, or a list of texts');
+
+/** A text, a pair, or a list of lists with one or two texts. */
+function predictDocs({ maxTextChars }: Bounds): Json {
+  const text = textDocs(maxTextChars);
+  const pair = { type: 'array', items: text, minItems: 2, maxItems: 2 };
+  const one = { type: 'array', items: text, minItems: 1, maxItems: 2 };
+  return { anyOf: [text, pair, { type: 'array', items: one, minItems: 1 }] };
+}
+
+const similarityInputs = (bounds: Bounds) =>
+  z.object({
+    source_sentence: textSchema(bounds.maxTextChars),
+    sentences: z.array(textSchema(bounds.maxTextChars)).min(1),
+  });
+
+const labelScore = z.object({ score: z.number(), label: z.string() });
+const vector = z.array(z.number());
+const tokenSchema = z.object({
+  id: z.int(),
+  text: z.string(),
+  special: z.boolean(),
+  start: z.int().nullable().meta({ description: 'In Unicode characters of the text' }),
+  stop: z.int().nullable(),
+});
+
+const labels = z.object({
+  id2label: z.record(z.string(), z.string()),
+  label2id: z.record(z.string(), z.int()),
+});
+
+const infoSchema = z.object({
+  model_id: z.string(),
+  model_sha: z.string().nullable(),
+  model_dtype: z.string(),
+  served_model_name: z.string(),
+  model_type: z.union([
+    z.object({ embedding: z.object({ pooling: z.string() }) }),
+    z.object({ classifier: labels }),
+    z.object({ reranker: labels }),
+  ]),
+  max_input_length: z.int(),
+  max_batch_tokens: z.int(),
+  max_batch_requests: z.int().nullable(),
+  max_client_batch_size: z.int(),
+  auto_truncate: z.boolean(),
+  version: z.string(),
+  sha: z.string().nullable(),
+  docker_label: z.string().nullable(),
+});
+
+const family = { tag: 'text-embeddings-inference', errors: teiErrors } as const;
+const inference = {
+  ...work,
+  ...family,
+  largeBody: true,
+  problems: ['model_not_found', 'wrong_task', 'input_too_long', ...workProblems],
+} as const;
+
+/** The operations of text-embeddings-inference on the first model of their task. */
+export function teiRoutesFor(bounds: Bounds) {
+  const rerankBody = z.object({
+    query: textSchema(bounds.maxTextChars),
+    texts: z.array(textSchema(bounds.maxTextChars)).min(1),
+    ...truncation,
+    raw_scores: z.boolean().default(false),
+    return_text: z.boolean().default(false),
+  });
+  const embedBody = z.object({
+    inputs: texts(bounds),
+    ...truncation,
+    prompt_name: promptName,
+    normalize: z.boolean().default(true),
+    dimensions: z.int().min(1).nullish(),
+  });
+  const predictBody = z.object({
+    inputs: inputs(predictDocs(bounds), 'A text, a pair of texts, or a list of lists with one or two texts'),
+    ...truncation,
+    raw_scores: z.boolean().default(false),
+  });
+  const ranks = z.array(z.object({ index: z.int(), text: z.string().optional(), score: z.number() }));
+  const predictions = z.union([z.array(labelScore), z.array(z.array(labelScore))]);
+  return {
+    embed: {
+      ...inference,
+      path: '/embed',
+      summary: 'One vector for each text',
+      body: embedBody,
+      answer: z.array(vector),
+    },
+    embedAll: {
+      ...inference,
+      path: '/embed_all',
+      summary: 'A vector for each token of each text, of up to 32 texts',
+      body: z.object({ inputs: texts(bounds), ...truncation, prompt_name: promptName }),
+      answer: z.array(z.array(vector)),
+    },
+    rerank: {
+      ...inference,
+      path: '/rerank',
+      summary: 'Texts by their relevance for a query, best first',
+      body: rerankBody,
+      ownField: 'texts',
+      answer: ranks,
+    },
+    predict: {
+      ...inference,
+      path: '/predict',
+      summary: 'Labels and scores of texts or pairs of texts',
+      body: predictBody,
+      ownField: 'inputs',
+      answer: predictions,
+    },
+    similarity: {
+      ...inference,
+      path: '/similarity',
+      summary: 'The cosine of a sentence with each of the others',
+      body: z.object({
+        inputs: similarityInputs(bounds),
+        parameters: z.object({ ...truncation, prompt_name: promptName }).nullish(),
+      }),
+      answer: z.array(z.number()),
+    },
+    tokenize: {
+      ...inference,
+      limited: false,
+      path: '/tokenize',
+      summary: 'The tokens of texts; uses no slot',
+      body: z.object({
+        inputs: texts(bounds),
+        add_special_tokens: z.boolean().default(true),
+        prompt_name: promptName,
+      }),
+      answer: z.array(z.array(tokenSchema)),
+      problems: ['model_not_found', 'no_worker'],
+    },
+    info: {
+      ...about,
+      ...family,
+      access: 'key',
+      path: '/info',
+      summary: 'What text-embeddings-inference tells of its model',
+      answer: infoSchema,
+      problems: ['model_not_found', 'wrong_task', 'no_worker'],
+    },
+    root: {
+      ...inference,
+      path: '/',
+      summary: 'What the first model gives: vectors, labels, or with "query" the ranks of "texts"',
+      body: z.looseObject({
+        inputs: z.unknown().optional().meta({ description: 'As for /embed or /predict' }),
+        query: z.unknown().optional().meta({ description: 'As for /rerank' }),
+      }),
+      answer: z.union([z.array(vector), predictions, ranks]),
+    },
+  } as const satisfies Record<string, Route>;
+}
+
+export type TeiRoutes = ReturnType<typeof teiRoutesFor>;
+
+/** The same operations on a model that the path names. */
+export function teiModelRoutesFor(bounds: Bounds) {
+  const names = new Set(bounds.models);
+  const ofModel = <R extends Route>(route: R) => ({
+    ...route,
+    path: `/models/*id${route.path}`,
+    params: modelParams,
+    // An id may end like an operation; then the whole path is the id.
+    takes: ({ id }: Readonly<Record<string, unknown>>) =>
+      !names.has(`${Array.isArray(id) ? id.join('/') : id}${route.path}`),
+  });
+  const routes = teiRoutesFor(bounds);
+  return {
+    embed: ofModel(routes.embed),
+    embedAll: ofModel(routes.embedAll),
+    rerank: ofModel(routes.rerank),
+    predict: ofModel(routes.predict),
+    similarity: ofModel(routes.similarity),
+    tokenize: ofModel(routes.tokenize),
+    info: ofModel(routes.info),
+  } as const satisfies Record<string, Route>;
+}
+
+export type TeiModelRoutes = ReturnType<typeof teiModelRoutesFor>;
