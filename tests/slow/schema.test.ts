@@ -26,8 +26,26 @@ beforeAll(async () => {
 afterAll(() => rig?.close());
 
 test('schemathesis finds no response that the reference does not describe, with all checks', async () => {
-  const { url } = await rig.gateway({ AUTH_FAILURES_PER_MINUTE: '10000000', LOG_LEVEL: 'warn' });
-  await rig.worker();
+  const tiny = (id: string, task: string) => ({
+    id,
+    task,
+    source: join(root, 'tests/reference/models', id),
+    dtype: 'fp32',
+    processes: 1,
+  });
+  const env = {
+    ...rig.models([
+      tiny('bert-mean', 'feature-extraction'),
+      tiny('bert-multi-label', 'text-classification'),
+      tiny('roberta-rank', 'text-ranking'),
+    ]),
+    // No text has more tokens than a model can read, which a schema cannot say.
+    MAX_TEXT_CHARS: '30',
+    AUTH_FAILURES_PER_MINUTE: '10000000',
+    LOG_LEVEL: 'warn',
+  };
+  const { url } = await rig.gateway(env);
+  await rig.worker(env);
   const key = await rig.key({
     limits: [{ limit: 1_000_000_000, windowSeconds: 60 }],
     bulkLimit: 1_000_000_000,
@@ -35,7 +53,16 @@ test('schemathesis finds no response that the reference does not describe, with 
   const run = spawn(
     python,
     [
-      ...['-m', 'schemathesis.cli', 'run', `${url}/openapi.json`, '-H', `X-API-Key: ${key}`],
+      ...[
+        '-m',
+        'schemathesis.cli',
+        '--config-file',
+        join(folder, 'schemathesis.toml'),
+        'run',
+        `${url}/openapi.json`,
+        '-H',
+        `X-API-Key: ${key}`,
+      ],
       // Replaced by our own check: the built-in one takes a canceled job for an erased one.
       ...['--checks', 'all', '--exclude-checks', 'use_after_free', '--seed', '1', '--continue-on-failure'],
       ...['--max-time', String(sampleSeconds || FULL_SECONDS)],

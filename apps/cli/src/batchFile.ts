@@ -161,7 +161,7 @@ function jsonRow(value: unknown, place: string, options: ReadOptions): FileRow {
   ).data;
   const row = { place, text: typeof text === 'string' ? text : undefined, id };
   const isInput = value !== null && typeof value === 'object' && 'input' in value;
-  const line = batchLine({ maxTextChars, models: [], tasks: [] });
+  const line = batchLine({ maxTextChars, models: [] });
   const parsed = (isInput ? line.input : line.object).safeParse(value);
   if (parsed.success) {
     const { data } = parsed;

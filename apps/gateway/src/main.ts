@@ -77,7 +77,6 @@ async function startGateway(settings: Settings, log: Log): Promise<App> {
     bulkTimeoutSeconds: settings.BULK_REQUEST_TIMEOUT_SECONDS,
     maxBatchTexts: settings.MAX_BATCH_TEXTS,
     models: catalog.names,
-    tasks: specs.map(({ task }) => task),
   };
 
   // Jobs

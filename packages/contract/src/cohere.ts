@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { type Bounds, textSchema } from './prediction.js';
+import { type Bounds, nameDocs, namesFor, textSchema } from './prediction.js';
 import { type FamilyErrors, type Route, work, workProblems } from './route.js';
 
 const errorSchema = z.object({ message: z.string(), detail: z.string() }).meta({
@@ -19,13 +19,16 @@ export const cohereErrors: FamilyErrors = {
 };
 
 /** The body of a rerank request of Cohere, Jina and Infinity. */
-function rerankBody({ maxTextChars }: Bounds) {
-  const text = textSchema(maxTextChars);
+function rerankBody(bounds: Bounds) {
+  const text = textSchema(bounds.maxTextChars);
   return z.object({
     model: z
       .string()
       .nullish()
-      .meta({ description: 'Id or alias of a model; if not given, the first one for text-ranking' }),
+      .meta({
+        description: 'Id or alias of a model; if not given, the first one for text-ranking',
+        ...nameDocs([...namesFor(bounds, 'text-ranking'), null]),
+      }),
     query: text,
     documents: z
       .array(z.union([text, z.object({ text })]))

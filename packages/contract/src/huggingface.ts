@@ -3,6 +3,7 @@ import { inputDocs, oneOrManyDocs } from './input.js';
 import { parametersSchema } from './job.js';
 import { type Bounds, modelParams, timeoutSeconds } from './prediction.js';
 import { type FamilyErrors, type Route, work, workProblems } from './route.js';
+import { isTeiOperation } from './tei.js';
 
 /** The body of `POST /models/<id>`, in the shape of the Hugging Face Inference API. */
 export function inferenceBody(bounds: Bounds) {
@@ -44,7 +45,9 @@ export function huggingFaceRoutesFor(bounds: Bounds) {
       ...work,
       path: '/models/*id',
       summary: 'The output of any model, in the shape of the Hugging Face Inference API',
-      params: modelParams,
+      params: modelParams(bounds.models.map(({ name }) => name)),
+      // Another method of an operation on a model is not allowed; it is not another model.
+      takes: ({ id }) => !isTeiOperation(bounds, id),
       body: inferenceBody(bounds),
       largeBody: true,
       answer: z.unknown(),

@@ -5,7 +5,7 @@ import { type Bounds, textSchema } from './prediction.js';
 export type Json = Record<string, unknown>;
 
 /** JSON Schema of a schema, as a part of another one. */
-function partOf(schema: z.ZodType): Json {
+export function partOf(schema: z.ZodType): Json {
   const { $schema, ...part } = z.toJSONSchema(schema, { io: 'input' });
   return part;
 }
@@ -23,14 +23,14 @@ function inputSchema(task: TaskName, maxTextChars: number): z.ZodType {
   }
 }
 
-const unique = (tasks: readonly TaskName[]) => [...new Set(tasks)];
+const tasksOf = (models: Bounds['models']) => [...new Set(models.map(({ task }) => task))];
 
 /**
  * What the reference says of an input: one of the configured tasks takes it. The model's task checks it, and names what is
  * wrong better than a union of schemas could.
  */
-export function inputDocs({ tasks, maxTextChars }: Pick<Bounds, 'tasks' | 'maxTextChars'>): Json {
-  return { anyOf: unique(tasks).map((task) => partOf(inputSchema(task, maxTextChars))) };
+export function inputDocs({ models, maxTextChars }: Pick<Bounds, 'models' | 'maxTextChars'>): Json {
+  return { anyOf: tasksOf(models).map((task) => partOf(inputSchema(task, maxTextChars))) };
 }
 
 /** What the reference says of a text. */
@@ -42,6 +42,6 @@ export const oneOrManyDocs = (input: Json): Json => ({
 });
 
 /** The same for the parameters. */
-export function parametersDocs({ tasks }: Pick<Bounds, 'tasks'>): Json {
-  return { anyOf: [...unique(tasks).map((task) => partOf(taskNamed(task).parameters)), { type: 'null' }] };
+export function parametersDocs({ models }: Pick<Bounds, 'models'>): Json {
+  return { anyOf: [...tasksOf(models).map((task) => partOf(taskNamed(task).parameters)), { type: 'null' }] };
 }

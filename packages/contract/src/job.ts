@@ -6,7 +6,7 @@ import { type Bounds, modelId, textSchema } from './prediction.js';
 const MAX_PAGE = 1_000;
 
 /** The parameters of a task; the model's task checks them. */
-export const parametersSchema = (bounds: Pick<Bounds, 'tasks'>) =>
+export const parametersSchema = (bounds: Pick<Bounds, 'models'>) =>
   z
     .record(z.string(), z.unknown())
     .nullish()
@@ -16,7 +16,7 @@ export const parametersSchema = (bounds: Pick<Bounds, 'tasks'>) =>
     });
 
 /** What applies to a whole batch. */
-const batchOptions = (bounds: Pick<Bounds, 'models' | 'tasks'>) => ({
+const batchOptions = (bounds: Pick<Bounds, 'models'>) => ({
   model: modelId(bounds),
   parameters: parametersSchema(bounds),
 });
@@ -67,7 +67,7 @@ export const itemIdSchema = z
  * A line of an `application/x-ndjson` body in each form: a text, or an object with a text or an input, and the caller's own
  * id. The first line may be `{"batch": {…}}`.
  */
-export function batchLine(bounds: Pick<Bounds, 'maxTextChars' | 'models' | 'tasks'>) {
+export function batchLine(bounds: Pick<Bounds, 'maxTextChars' | 'models'>) {
   const text = textSchema(bounds.maxTextChars);
   const id = itemIdSchema.optional();
   return {

@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { oneOrManyDocs, textDocs } from './input.js';
-import { type Bounds, modelParams } from './prediction.js';
+import { type Bounds, modelParams, nameDocs, namesFor } from './prediction.js';
 import { about, type FamilyErrors, type Route, work, workProblems } from './route.js';
 
 const errorSchema = z
@@ -37,7 +37,9 @@ const MODEL_MISSING = 'Give "model": the id or alias of a model';
 /** The body of `POST /v1/embeddings`. */
 export const embeddingsBody = (bounds: Bounds) =>
   z.object({
-    model: z.string(MODEL_MISSING),
+    model: z
+      .string(MODEL_MISSING)
+      .meta({ description: 'Id or alias of a model', ...nameDocs(namesFor(bounds, 'feature-extraction')) }),
     input: inputs(bounds),
     dimensions: z.int().min(1).nullish().meta({ description: 'Keep only the first dimensions' }),
     encoding_format: z
@@ -72,7 +74,10 @@ export const moderationsBody = (bounds: Bounds) => {
     model: z
       .string()
       .nullish()
-      .meta({ description: 'Id or alias of a model; if not given, the first multi-label classifier' }),
+      .meta({
+        description: 'Id or alias of a model; if not given, the first multi-label classifier',
+        ...nameDocs([...namesFor(bounds, 'text-classification'), null]),
+      }),
     input: z
       .unknown()
       .refine((given) => given !== undefined, 'Give "input"')
@@ -147,7 +152,7 @@ export function openAiRoutesFor(bounds: Bounds) {
       ...family,
       access: 'key',
       path: '/v1/models/*id',
-      params: modelParams,
+      params: modelParams(bounds.models.map(({ name }) => name)),
       summary: 'One configured model',
       answer: modelSchema,
       problems: ['model_not_found'],

@@ -10,9 +10,8 @@ const bounds: Bounds = {
   maxTextChars: 10_000,
   requestTimeoutSeconds: 5,
   bulkTimeoutSeconds: 60,
-  tasks: ['text-classification'] as const,
   maxBatchTexts: 100,
-  models: ['one'],
+  models: [{ name: 'one', task: 'text-classification' }],
 };
 const routes: Readonly<Record<string, Route>> = { ...routesFor(bounds), ...familyRoutesFor(bounds) };
 const pathOf = (path: string) => path.replaceAll(/[:*](\w+)/g, '{$1}');
@@ -31,8 +30,7 @@ test('the responses of a route include every error it can have', () => {
   const { paths } = openApi(routes, '1') as { paths: Record<string, Record<string, { responses: object }>> };
   for (const route of Object.values(routes)) {
     const answers = Object.keys(paths[pathOf(route.path)]?.[route.method]?.responses ?? {});
-    for (const code of problemsOf(route))
-      expect(answers).toContain(String(statusOf(route.errors, code)));
+    for (const code of problemsOf(route)) expect(answers).toContain(String(statusOf(route.errors, code)));
   }
 });
 

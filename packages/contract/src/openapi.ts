@@ -72,6 +72,12 @@ function jsonSchema(schema: z.ZodType, io: 'input' | 'output', components: Json)
   return relocate(json);
 }
 
+/** The rest of a path is a list to the router, and one text to a client. */
+function pathSchema(property: unknown): unknown {
+  const { type, enum: names } = objectOf(property);
+  return type === 'array' ? { type: 'string', ...(names ? { enum: names } : {}) } : property;
+}
+
 function parametersOf(schema: z.ZodObject | undefined, location: 'path' | 'query' | 'header'): Json[] {
   if (schema === undefined) return [];
   const { properties = {}, required = [] } = z.toJSONSchema(schema, { io: 'input' });
@@ -79,11 +85,7 @@ function parametersOf(schema: z.ZodObject | undefined, location: 'path' | 'query
     name,
     in: location,
     required: location === 'path' || required.includes(name),
-    // The rest of a path is a list to the router, and one text to a client.
-    schema:
-      location === 'path' && Reflect.get(Object(property), 'type') === 'array'
-        ? { type: 'string' }
-        : property,
+    schema: location === 'path' ? pathSchema(property) : property,
   }));
 }
 
@@ -135,6 +137,9 @@ function problemResponses(codes: readonly ProblemCode[], route: Route, component
   );
 }
 
+const FIRST_ERROR_STATUS = 400;
+const problemContent = { 'application/problem+json': { schema: { $ref: '#/components/schemas/Problem' } } };
+
 /** Either of two values of a document. */
 function either(one: unknown, other: unknown): unknown {
   if (one === undefined || other === undefined) return one ?? other;
@@ -173,11 +178,24 @@ function joined(one: Json, other: Json): Json {
       ...objectOf(one.requestBody),
       content: joinedContent(objectOf(one.requestBody).content, objectOf(requestBody).content),
     },
-    responses: joinedEntries(objectOf(one.responses), objectOf(responses), (a, b) => ({
-      ...objectOf(a),
-      description: [...new Set([objectOf(a).description, objectOf(b).description])].join('\n\n'),
-      content: joinedContent(objectOf(a).content, objectOf(b).content),
-    })),
+    responses: Object.fromEntries(
+      Object.entries(
+        joinedEntries(objectOf(one.responses), objectOf(responses), (a, b) => ({
+          ...objectOf(a),
+          description: [...new Set([objectOf(a).description, objectOf(b).description])].join('\n\n'),
+          content: joinedContent(objectOf(a).content, objectOf(b).content),
+        })),
+      ).map(([status, response]) => [
+        status,
+        // What is refused before the family is known is a problem.
+        Number(status) < FIRST_ERROR_STATUS
+          ? response
+          : {
+              ...objectOf(response),
+              content: { ...problemContent, ...objectOf(objectOf(response).content) },
+            },
+      ]),
+    ),
   };
 }
 

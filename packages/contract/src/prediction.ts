@@ -11,10 +11,8 @@ export interface Bounds {
   bulkTimeoutSeconds: number;
   /** Maximum number of texts of a job. */
   maxBatchTexts: number;
-  /** Ids and aliases of the configured models. */
-  models: readonly string[];
-  /** Tasks of the configured models. */
-  tasks: readonly TaskName[];
+  /** Ids and aliases of the configured models, in the order of the configuration. */
+  models: readonly { name: string; task: TaskName }[];
 }
 
 /** Shortest deadline that a request may ask for, in seconds. */
@@ -23,15 +21,35 @@ const MIN_TIMEOUT_SECONDS = 0.1;
 /** The model that a request names. */
 export function modelId({ models }: Pick<Bounds, 'models'>) {
   return z
-    .enum([...models], `This model is not configured; there are: ${models.join(', ')}`)
+    .enum(
+      models.map(({ name }) => name),
+      `This model is not configured; there are: ${models.map(({ name }) => name).join(', ')}`,
+    )
     .optional()
     .meta({
       description: "Id or alias of a configured model; if not given, the first one of the route's task",
     });
 }
 
-/** The id or alias of a model, which may have slashes, as a part of a path. */
-export const modelParams = z.object({ id: z.array(z.string()).transform((parts) => parts.join('/')) });
+/** What the reference says of the name of a model: those that there are. */
+export const nameDocs = (names: readonly (string | null)[]) =>
+  names.some((name) => name !== null) ? { enum: [...names] } : {};
+
+/** Ids and aliases of the models for a task. */
+export const namesFor = ({ models }: Pick<Bounds, 'models'>, task: TaskName): string[] =>
+  models.flatMap((model) => (model.task === task ? [model.name] : []));
+
+/**
+ * The id or alias of a model, which may have slashes, as a part of a path.
+ * @param names what the reference lists
+ */
+export const modelParams = (names: readonly string[]) =>
+  z.object({
+    id: z
+      .array(z.string())
+      .transform((parts) => parts.join('/'))
+      .meta(nameDocs(names)),
+  });
 
 function characters(text: string): number {
   let count = 0;
@@ -69,7 +87,7 @@ export function textSchema(maxTextChars: number) {
 export function textBody(bounds: Bounds) {
   return z.object({
     text: textSchema(bounds.maxTextChars),
-    model: modelId(bounds),
+    model: modelId(bounds).meta(nameDocs(namesFor(bounds, 'text-classification'))),
     timeout_seconds: timeoutSeconds(bounds),
   });
 }

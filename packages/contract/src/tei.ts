@@ -1,7 +1,12 @@
+import { type TaskName, taskNameSchema } from '@sluice/tasks';
 import { z } from 'zod';
-import { type Json, oneOrManyDocs, textDocs } from './input.js';
-import { type Bounds, modelParams, textSchema } from './prediction.js';
+import { type Json, oneOrManyDocs, partOf, textDocs } from './input.js';
+import { type Bounds, modelParams, namesFor, textSchema } from './prediction.js';
 import { about, type FamilyErrors, type Route, work, workProblems } from './route.js';
+
+const EMBEDDINGS: TaskName = 'feature-extraction';
+const CLASSIFICATION: TaskName = 'text-classification';
+const RANKING: TaskName = 'text-ranking';
 
 const errorSchema = z
   .object({
@@ -53,9 +58,8 @@ const texts = (bounds: Bounds) =>
 /** A text, a pair, or a list of lists with one or two texts. */
 function predictDocs({ maxTextChars }: Bounds): Json {
   const text = textDocs(maxTextChars);
-  const pair = { type: 'array', items: text, minItems: 2, maxItems: 2 };
   const one = { type: 'array', items: text, minItems: 1, maxItems: 2 };
-  return { anyOf: [text, pair, { type: 'array', items: one, minItems: 1 }] };
+  return { anyOf: [text, one, { type: 'array', items: one, minItems: 1 }] };
 }
 
 const similarityInputs = (bounds: Bounds) =>
@@ -130,6 +134,15 @@ export function teiRoutesFor(bounds: Bounds) {
   });
   const ranks = z.array(z.object({ index: z.int(), text: z.string().optional(), score: z.number() }));
   const predictions = z.union([z.array(labelScore), z.array(z.array(labelScore))]);
+  const first = bounds.models.find(({ task }) => task === EMBEDDINGS || task === CLASSIFICATION);
+  const rootDocs = {
+    anyOf: [
+      partOf(first?.task === CLASSIFICATION ? predictBody : embedBody),
+      ...(namesFor(bounds, RANKING).length > 0
+        ? [{ ...partOf(rerankBody), not: { required: ['inputs'] } }]
+        : []),
+    ],
+  };
   return {
     embed: {
       ...inference,
@@ -196,11 +209,8 @@ export function teiRoutesFor(bounds: Bounds) {
     root: {
       ...inference,
       path: '/',
-      summary: 'What the first model gives: vectors, labels, or with "query" the ranks of "texts"',
-      body: z.looseObject({
-        inputs: z.unknown().optional().meta({ description: 'As for /embed or /predict' }),
-        query: z.unknown().optional().meta({ description: 'As for /rerank' }),
-      }),
+      summary: 'What the first model gives: vectors, labels, or with "texts" their ranks',
+      body: z.looseObject({ inputs: z.unknown().optional(), texts: z.unknown().optional() }).meta(rootDocs),
       answer: z.union([z.array(vector), predictions, ranks]),
     },
   } as const satisfies Record<string, Route>;
@@ -208,26 +218,34 @@ export function teiRoutesFor(bounds: Bounds) {
 
 export type TeiRoutes = ReturnType<typeof teiRoutesFor>;
 
+const has = ({ models }: Pick<Bounds, 'models'>, wanted: string) =>
+  models.some(({ name }) => name === wanted);
+
+/** Whether the rest of a path names a model and an operation on it, and not a model as a whole. */
+export function isTeiOperation(bounds: Pick<Bounds, 'models'>, path: unknown): boolean {
+  const whole = Array.isArray(path) ? path.join('/') : String(path);
+  return !has(bounds, whole) && has(bounds, whole.replace(/\/[^/]*$/, ''));
+}
+
 /** The same operations on a model that the path names. */
 export function teiModelRoutesFor(bounds: Bounds) {
-  const names = new Set(bounds.models);
-  const ofModel = <R extends Route>(route: R) => ({
+  const ofModel = <R extends Route>(route: R, ...tasks: TaskName[]) => ({
     ...route,
     path: `/models/*id${route.path}`,
-    params: modelParams,
+    params: modelParams(tasks.flatMap((task) => namesFor(bounds, task))),
     // An id may end like an operation; then the whole path is the id.
     takes: ({ id }: Readonly<Record<string, unknown>>) =>
-      !names.has(`${Array.isArray(id) ? id.join('/') : id}${route.path}`),
+      !has(bounds, `${Array.isArray(id) ? id.join('/') : id}${route.path}`),
   });
   const routes = teiRoutesFor(bounds);
   return {
-    embed: ofModel(routes.embed),
-    embedAll: ofModel(routes.embedAll),
-    rerank: ofModel(routes.rerank),
-    predict: ofModel(routes.predict),
-    similarity: ofModel(routes.similarity),
-    tokenize: ofModel(routes.tokenize),
-    info: ofModel(routes.info),
+    embed: ofModel(routes.embed, EMBEDDINGS),
+    embedAll: ofModel(routes.embedAll, EMBEDDINGS),
+    rerank: ofModel(routes.rerank, RANKING),
+    predict: ofModel(routes.predict, CLASSIFICATION),
+    similarity: ofModel(routes.similarity, EMBEDDINGS),
+    tokenize: ofModel(routes.tokenize, ...taskNameSchema.options),
+    info: ofModel(routes.info, EMBEDDINGS, CLASSIFICATION, RANKING),
   } as const satisfies Record<string, Route>;
 }
 

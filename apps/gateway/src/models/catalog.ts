@@ -76,9 +76,9 @@ export class Catalog {
     );
   }
 
-  /** Ids and aliases of all models. */
-  get names(): readonly string[] {
-    return [...this.#byName.keys()];
+  /** Ids and aliases of all models, each with the task of its model. */
+  get names(): { name: string; task: ModelSpec['task'] }[] {
+    return Array.from(this.#byName, ([name, { spec }]) => ({ name, task: spec.task }));
   }
 
   /** The model with an id or alias; undefined if it is not configured. */

@@ -15,7 +15,7 @@ export function openAiModels(
   });
   return {
     async openAiModels() {
-      return { object: 'list' as const, data: catalog.names.map(modelOf) };
+      return { object: 'list' as const, data: catalog.names.map(({ name }) => modelOf(name)) };
     },
     async openAiModel({ params }) {
       catalog.named(params.id);

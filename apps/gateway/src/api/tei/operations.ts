@@ -220,7 +220,8 @@ export function teiOperations({
 
   /** What the first model gives, or the first one for the task that the body fits. */
   async function root(work: Work<BodyOf<'root'>>) {
-    if (work.body.query !== undefined) return rerank({ ...work, body: check(routes.rerank.body, work.body) });
+    if (work.body.inputs === undefined && work.body.texts !== undefined)
+      return rerank({ ...work, body: check(routes.rerank.body, work.body) });
     const fits: readonly string[] = [featureExtraction.name, textClassification.name];
     const model = catalog.entries.find(({ spec }) => fits.includes(spec.task));
     return model?.spec.task === textClassification.name
