@@ -5,7 +5,9 @@ import {
   type KeyBody,
   keyIdSchema,
   keyNameSchema,
+  type LimitUnit,
   limitsSchema,
+  limitUnitSchema,
   MAX_COUNT,
   MAX_WINDOW_SECONDS,
   type Scope,
@@ -48,6 +50,7 @@ interface KeyOptions {
   name?: string;
   limit?: number[];
   window?: number[];
+  unit?: LimitUnit[];
   bulk?: number;
   scope?: Scope[];
   /** In milliseconds. */
@@ -57,8 +60,13 @@ interface KeyOptions {
 /** Adds the options for what a key may do. */
 function addKeyOptions(command: Command): Command {
   return command
-    .option('--limit <requests>', 'rate limit: requests per window; may be repeated', collect(positive))
+    .option('--limit <count>', 'rate limit: how much per window; may be repeated', collect(positive))
     .option('--window <seconds>', 'window of the preceding --limit (default: 60)', collect(windowSeconds))
+    .option(
+      '--unit <unit>',
+      'what the preceding --limit counts: requests, texts or tokens (default: requests)',
+      collect(limitUnit),
+    )
     .option('--bulk <texts>', 'how many texts may wait in unfinished jobs (default: 100000)', notNegative)
     .option('--scope <scopes>', 'predict, batch, or both (default: both)', scopes);
 }
@@ -370,7 +378,12 @@ function keyTable(records: readonly KeyBody[]): string {
       record.key_id,
       record.status,
       record.scopes.join(','),
-      record.limits.map(({ limit, window_seconds }) => `${limit}/${window_seconds}s`).join(' ') || 'default',
+      record.limits
+        .map(
+          ({ limit, window_seconds, unit }) =>
+            `${limit}${unit === 'requests' ? '' : ` ${unit}`}/${window_seconds}s`,
+        )
+        .join(' ') || 'default',
       record.created_at,
       record.expires_at ?? 'never',
       record.last_used_at ?? 'never',
@@ -389,18 +402,25 @@ function fieldsOf({ bulk, scope }: KeyOptions, limits: Limit[] | undefined) {
 }
 
 /** Each `--limit` with its `--window`. An invalid pair ends the command. */
-function limitsOf(keys: Command, { limit = [], window = [] }: KeyOptions): Limit[] | undefined {
-  if (limit.length === 0 && window.length === 0) return undefined;
+function limitsOf(keys: Command, { limit = [], window = [], unit = [] }: KeyOptions): Limit[] | undefined {
+  if (limit.length === 0 && window.length === 0 && unit.length === 0) return undefined;
   if (window.length !== limit.length && !(limit.length === 1 && window.length === 0)) {
     keys.error('error: each --window needs a --limit', { exitCode: 2 });
   }
-  const limits = limit.map((requests, i) => ({ limit: requests, window_seconds: window[i] ?? 60 }));
+  if (unit.length !== limit.length && unit.length > 0)
+    keys.error('error: give a --unit for each --limit, or none', { exitCode: 2 });
+  const limits = limit.map((count, i) => ({
+    limit: count,
+    window_seconds: window[i] ?? 60,
+    unit: unit[i] ?? ('requests' as const),
+  }));
   const parsed = limitsSchema.safeParse(limits);
   const [issue] = parsed.error?.issues ?? [];
-  if (issue) keys.error(`error: --limit and --window: ${issue.message}`, { exitCode: 2 });
-  return limits.map(({ limit: requests, window_seconds }) => ({
-    limit: requests,
+  if (issue) keys.error(`error: --limit, --window and --unit: ${issue.message}`, { exitCode: 2 });
+  return limits.map(({ limit: count, window_seconds, unit: counted }) => ({
+    limit: count,
     windowSeconds: window_seconds,
+    unit: counted,
   }));
 }
 
@@ -412,6 +432,11 @@ function whole(text: string, min: number, max = MAX_COUNT): number {
   return value;
 }
 const positive = (text: string) => whole(text, 1);
+const limitUnit = (text: string): LimitUnit => {
+  const parsed = limitUnitSchema.safeParse(text);
+  if (parsed.success) return parsed.data;
+  throw new InvalidArgumentError(`It must be ${limitUnitSchema.options.join(', ')}.`);
+};
 const windowSeconds = (text: string) => whole(text, 1, MAX_WINDOW_SECONDS);
 const notNegative = (text: string) => whole(text, 0);
 

@@ -104,17 +104,19 @@ async function startGateway(settings: Settings, log: Log): Promise<App> {
   // HTTP
   const health = healthRoutes(catalog, clock, storage, draining);
   const shared = { settings, redis, clock, rateLimit, health, draining, version, log };
+  const tokenizers = new Tokenizers(redis);
   const answerInputs = createAnswerInputs({
     maxInputs: settings.MAX_INPUTS,
     maxTextChars: settings.MAX_TEXT_CHARS,
     bulkTimeoutMs,
+    tokenizers,
   });
   const inference = { bounds, catalog, answerInputs };
   const app = createApp({
     families: [
-      nativeFamily({ ...shared, bounds, catalog, ledger, changes, streamLimit }),
+      nativeFamily({ ...shared, ...inference, ledger, changes, streamLimit }),
       // Before the next one, whose path with the id of a model is more general.
-      teiFamily({ ...inference, tokenizers: new Tokenizers(redis), maxInputs: settings.MAX_INPUTS, version }),
+      teiFamily({ ...inference, tokenizers, maxInputs: settings.MAX_INPUTS, version }),
       huggingFaceFamily(inference),
       openAiFamily(inference),
       cohereFamily(inference),

@@ -4,6 +4,10 @@ import { z } from 'zod';
 export const scopeSchema = z.enum(['predict', 'batch']);
 export type Scope = z.infer<typeof scopeSchema>;
 
+/** What a window of a rate limit counts. */
+export const limitUnitSchema = z.enum(['requests', 'texts', 'tokens']);
+export type LimitUnit = z.infer<typeof limitUnitSchema>;
+
 export const itemsSchema = z.object({ api_key: z.string().meta({ description: "The caller's key" }) });
 
 export const accountSchema = z
@@ -15,6 +19,7 @@ export const accountSchema = z
       z.object({
         limit: z.int().min(1),
         window_seconds: z.int().min(1),
+        unit: limitUnitSchema,
         remaining: z.int().min(0),
         reset_seconds: z
           .int()

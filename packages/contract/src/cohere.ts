@@ -15,6 +15,7 @@ export const cohereErrors: FamilyErrors = {
     input_too_long: 400,
     wrong_parameter: 400,
     wrong_task: 400,
+    cost_over_limit: 400,
   },
 };
 

@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { scopeSchema } from './account.js';
+import { limitUnitSchema, scopeSchema } from './account.js';
 
 /** The longest window: a year, in seconds. */
 export const MAX_WINDOW_SECONDS = 31_536_000;
@@ -32,14 +32,19 @@ export const limitsSchema = z
         .int()
         .min(1)
         .max(MAX_COUNT)
-        .meta({ description: 'Maximum number of requests in any window of this length' }),
+        .meta({ description: 'Maximum number of requests, texts or tokens in any window of this length' }),
       window_seconds: z.int().min(1).max(MAX_WINDOW_SECONDS),
+      unit: limitUnitSchema.default('requests').meta({
+        description:
+          "What counts: requests; `texts`, which are the rows that a request makes the model run; or `tokens`, as the model's tokenizer counts them after the cut",
+      }),
     }),
   )
   .max(MAX_WINDOWS)
   .refine(
-    (limits) => new Set(limits.map((limit) => limit.window_seconds)).size === limits.length,
-    'Two limits have windows of the same length',
+    (limits) =>
+      new Set(limits.map((limit) => `${limit.window_seconds} ${limit.unit}`)).size === limits.length,
+    'Two limits of the same unit have windows of the same length',
   )
   .meta({
     description: 'Rate limits of the key, each with a different window; empty: the default of the server',
@@ -86,7 +91,7 @@ export const keySchema = z
     status: z.enum(['live', 'expired', 'revoked']),
     scopes: z.array(scopeSchema),
     limits: z
-      .array(z.object({ limit: z.int().min(1), window_seconds: z.int().min(1) }))
+      .array(z.object({ limit: z.int().min(1), window_seconds: z.int().min(1), unit: limitUnitSchema }))
       .meta({ description: 'Empty: the default of the server' }),
     bulk_limit: z.int().min(0),
     created_at: z.iso.datetime(),

@@ -59,6 +59,11 @@ export const problems = {
     title: 'Unprocessable Content',
     detail: 'The model does not support the value of a parameter',
   },
+  cost_over_limit: {
+    status: 422,
+    title: 'Unprocessable Content',
+    detail: 'The request costs more texts or tokens than a window of the key has in all',
+  },
   wrong_task: {
     status: 422,
     title: 'Unprocessable Content',

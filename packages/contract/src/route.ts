@@ -81,6 +81,7 @@ export const jobs = {
 } as const;
 /** Errors of every route that makes a model work. */
 export const workProblems = [
+  'cost_over_limit',
   'analysis_timed_out',
   'analysis_failed',
   'no_worker',

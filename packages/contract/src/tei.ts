@@ -22,6 +22,7 @@ export const teiErrors: FamilyErrors = {
     validation_failed: 413,
     input_too_long: 413,
     wrong_parameter: 413,
+    cost_over_limit: 413,
     wrong_task: 424,
     analysis_failed: 424,
     overloaded: 429,

@@ -1,4 +1,4 @@
-import { type AdminRoutes, cursorOf, offsetOf } from '@sluice/contract';
+import { type AdminRoutes, cursorOf, type LimitUnit, offsetOf } from '@sluice/contract';
 import {
   type KeyChanges,
   type KeyEvent,
@@ -107,7 +107,7 @@ export function keyRoutes({
 function changesOf(body: {
   name?: string | undefined;
   scopes?: KeyChanges['scopes'] | undefined;
-  limits?: { limit: number; window_seconds: number }[] | undefined;
+  limits?: { limit: number; window_seconds: number; unit: LimitUnit }[] | undefined;
   bulk_limit?: number | undefined;
   expires_at?: string | null | undefined;
 }): KeyChanges {
@@ -119,7 +119,7 @@ function changesOf(body: {
       ? {}
       : {
           limits: limits.map(
-            ({ limit, window_seconds }): Limit => ({ limit, windowSeconds: window_seconds }),
+            ({ limit, window_seconds, unit }): Limit => ({ limit, windowSeconds: window_seconds, unit }),
           ),
         }),
     ...(bulkLimit === undefined ? {} : { bulkLimit }),

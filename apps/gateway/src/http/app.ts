@@ -180,13 +180,17 @@ function createServe({
     response.locals.path = route.path;
     let slot: Slot | undefined;
     let keyId: string | undefined;
+    const setLimitHeaders = () => {
+      if (slot && !response.headersSent)
+        response.set({ ...slot.headers, ...endpoint.family.limitHeaders?.(slot.windows) });
+    };
     try {
       const caller = route.access === 'open' ? undefined : await authenticate(request, route.access);
       keyId = caller?.record.id;
       response.locals.keyId = keyId;
       if (route.limited && draining()) throw new Problem('shutting_down');
       slot = route.limited && caller ? await rateLimit.take(caller.record) : undefined;
-      if (slot) response.set({ ...slot.headers, ...endpoint.family.limitHeaders?.(slot.windows) });
+      setLimitHeaders();
       if (!route.limited && caller) await readLimit.take(caller.record.id);
       const params = route.params?.safeParse(request.params);
       // Path parameters become part of names in Redis.
@@ -215,6 +219,7 @@ function createServe({
       } as Context<Route>);
       if (slot && keyId) usage.request(keyId, response.locals.texts ?? 0);
       if (answer === undefined) return;
+      setLimitHeaders();
       response
         .status(route.success ?? 200)
         .type(route.mediaType)
@@ -228,6 +233,7 @@ function createServe({
       const costsNothing = problem.status === 503 || problem.status === 429;
       if (keyId && route.limited && costsNothing) usage.refused(keyId);
       else if (slot && keyId) usage.request(keyId, 0);
+      setLimitHeaders();
       if (slot && costsNothing) {
         slot.refund();
         // The field was computed before the slot was returned.

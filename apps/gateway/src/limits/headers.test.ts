@@ -2,8 +2,8 @@ import { expect, test } from '@jest/globals';
 import { rateLimitHeaders } from './headers.js';
 
 test('the header fields list every window and describe the tightest', () => {
-  const minute = { limit: 10, windowSeconds: 60, remaining: 9, resetMs: 59_001, tick: 1 };
-  const day = { limit: 1000, windowSeconds: 86_400, remaining: 4, resetMs: 3_600_000, tick: 1 };
+  const minute = { limit: 10, windowSeconds: 60, remaining: 9, resetMs: 59_001, taken: 1, tick: 1 };
+  const day = { limit: 1000, windowSeconds: 86_400, remaining: 4, resetMs: 3_600_000, taken: 1, tick: 1 };
   expect(rateLimitHeaders([minute])).toEqual({
     'RateLimit-Policy': '"default";q=10;w=60',
     RateLimit: '"default";r=9;t=60',

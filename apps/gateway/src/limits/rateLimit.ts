@@ -1,3 +1,4 @@
+import type { LimitUnit } from '@sluice/contract';
 import {
   COMMAND_TIMEOUT_MS,
   type KeyRecord,
@@ -5,21 +6,32 @@ import {
   type Log,
   names,
   type RedisClock,
+  unitOf,
 } from '@sluice/shared';
 import type { Redis } from 'ioredis';
 import { fromRedis, Problem } from '../http/problem.js';
 import { rateLimitHeaders, seconds } from './headers.js';
 import { Refunds } from './refunds.js';
-import { SlidingWindow, tightest, type WindowState } from './slidingWindow.js';
+import { type Amounts, SlidingWindow, tightest, type WindowState } from './slidingWindow.js';
 
-/** A request's slot in the windows of its key. */
+/** What a request costs in windows that count texts or tokens. */
+export type Cost = Readonly<Record<'texts' | 'tokens', number>>;
+
+/** What a request has taken from the windows of its key. */
 export interface Slot {
   /** Free slots in the tightest window. */
-  remaining: number;
-  windows: readonly WindowState[];
+  readonly remaining: number;
+  readonly windows: readonly WindowState[];
   /** Header fields of the response. */
-  headers: Readonly<Record<string, string>>;
-  /** Returns the slot, without waiting for Redis; retries for up to a minute. */
+  readonly headers: Readonly<Record<string, string>>;
+  /** Whether the key has a window in a unit. */
+  counts(unit: LimitUnit): boolean;
+  /**
+   * Takes what the request costs, in one call, all or none.
+   * @throws Problem `rate_limited` or `cost_over_limit`, which took nothing more; `unavailable`
+   */
+  charge(cost: Cost): Promise<void>;
+  /** Returns all that was taken, without waiting for Redis; retries for up to a minute. */
   refund(): void;
 }
 
@@ -32,6 +44,8 @@ export class RateLimited extends Problem {
     super('rate_limited', { headers });
   }
 }
+
+const costIn = (cost: Cost, unit: LimitUnit) => (unit === 'requests' ? 1 : cost[unit]);
 
 /** The rate limit of each key, exact across all gateways. */
 export class RateLimit {
@@ -56,20 +70,49 @@ export class RateLimit {
    */
   async take(record: KeyRecord): Promise<Slot> {
     const limiter = this.#limiterOf(record);
+    const has = (unit: LimitUnit) => this.#limitsOf(record).some((limit) => unitOf(limit) === unit);
+    const calls = [await this.#takeFrom(limiter, record.id, { requests: 1 })];
+    const windows = () => calls.at(-1) ?? [];
+    return {
+      get windows() {
+        return windows();
+      },
+      get remaining() {
+        return tightest(windows()).remaining;
+      },
+      get headers() {
+        return rateLimitHeaders(windows());
+      },
+      counts: has,
+      charge: async (cost) => {
+        if (!has('texts') && !has('tokens')) return;
+        const over = this.#limitsOf(record).find((limit) => limit.limit < costIn(cost, unitOf(limit)));
+        if (over)
+          throw new Problem('cost_over_limit', {
+            detail: `The request costs ${costIn(cost, unitOf(over))} ${over.unit}; the key may use ${over.limit} in ${over.windowSeconds} s`,
+          });
+        calls.push(await this.#takeFrom(limiter, record.id, cost));
+      },
+      refund: () => {
+        for (const taken of calls) this.#refunds.add(limiter, record.id, taken);
+      },
+    };
+  }
+
+  /** @throws Problem `rate_limited` or `unavailable` */
+  async #takeFrom(limiter: SlidingWindow, keyId: string, amounts: Amounts): Promise<readonly WindowState[]> {
     const nowMs = this.#clock.now();
     if (nowMs === undefined) throw new Problem('unavailable');
     const { taken, windows } = await fromRedis(
-      limiter.take(record.id, { notAfterMs: nowMs + COMMAND_TIMEOUT_MS }),
+      limiter.take(keyId, { amounts, notAfterMs: nowMs + COMMAND_TIMEOUT_MS }),
     );
-    const headers = rateLimitHeaders(windows);
-    const { remaining, resetMs } = tightest(windows);
-    if (!taken) {
-      throw new RateLimited(windows, {
-        ...headers,
-        'Retry-After': String(Math.max(1, seconds(resetMs))),
-      });
-    }
-    return { remaining, windows, headers, refund: () => this.#refunds.add(limiter, record.id, windows) };
+    if (taken) return windows;
+    const short = windows.filter((window) => window.remaining < (amounts[unitOf(window)] ?? 0));
+    const resetMs = Math.max(...short.map((window) => window.resetMs));
+    throw new RateLimited(windows, {
+      ...rateLimitHeaders(windows),
+      'Retry-After': String(Math.max(1, seconds(resetMs))),
+    });
   }
 
   /** The state of a key's windows; takes nothing. @throws Problem `unavailable` */
@@ -82,9 +125,13 @@ export class RateLimit {
     this.#refunds.close();
   }
 
-  #limiterOf({ limits: own }: KeyRecord): SlidingWindow {
-    const limits = own.length > 0 ? own : this.#defaults;
-    const id = limits.map(({ limit, windowSeconds }) => `${limit}/${windowSeconds}`).join();
+  #limitsOf({ limits: own }: KeyRecord): readonly Limit[] {
+    return own.length > 0 ? own : this.#defaults;
+  }
+
+  #limiterOf(record: KeyRecord): SlidingWindow {
+    const limits = this.#limitsOf(record);
+    const id = limits.map((limit) => `${limit.limit}/${limit.windowSeconds}/${unitOf(limit)}`).join();
     const known = this.#limiters.get(id);
     if (known) return known;
     const limiter = new SlidingWindow(this.#redis, limits, names.limits);

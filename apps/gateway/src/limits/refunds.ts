@@ -28,8 +28,8 @@ export class Refunds {
   }
 
   /**
-   * Returns a slot, without waiting for Redis.
-   * @param windows as they were when the slot was taken
+   * Returns slots, without waiting for Redis.
+   * @param windows as the call that took the slots gave them
    */
   add(limiter: SlidingWindow, keyId: string, windows: readonly WindowState[]): void {
     const untilMs = performance.now() + REFUND_MEMORY_MS - COMMAND_TIMEOUT_MS;

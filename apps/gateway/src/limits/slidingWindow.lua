@@ -7,8 +7,9 @@
 -- ARGV[1]   now, in ms since the epoch; '' for Redis's own clock
 -- ARGV[2]   later than this, in ms since the epoch, nothing is written, because the request has been answered by then;
 --           '' for no limit
--- ARGV[3]   slots to take, all or none; 0 to read the state; -1 to return one
--- ARGV[4+]  for each window: limit, length in ms, length of a tick in ms, and for a refund the number of its tick, else ''
+-- ARGV[3]   'refund' to return slots, else ''
+-- ARGV[4+]  for each window: limit, length in ms, length of a tick in ms, how many slots to take or return (0 reads the
+--           state), and for a refund the number of its tick, else ''
 --
 -- Returns {1 if taken or read, 0 if refused, then for each window: slots taken, ms until the next one becomes free (0
 -- when all are free), number of this request's tick}.
@@ -26,10 +27,10 @@ local notAfter = tonumber(ARGV[2])
 if notAfter and now > notAfter * 1000 then
   return redis.error_reply('LATE the request has already been answered')
 end
-local slots = tonumber(ARGV[3])
-local count = (#ARGV - 3) / 4
+local isRefund = ARGV[3] == 'refund'
+local count = (#ARGV - 3) / 5
 local marker = KEYS[count + 1]
-if marker and not redis.call('SET', marker, '1', 'NX', 'PX', 60000) then slots = 0 end
+local isRepeated = marker and not redis.call('SET', marker, '1', 'NX', 'PX', 60000)
 -- Usually the oldest or the latest pair is enough. Otherwise the list is read in pieces of this many pairs.
 local PIECE = 100
 
@@ -79,8 +80,8 @@ local function add(key, count, size)
   end
 end
 
--- Returns one slot of a tick, if the tick is still in the list. Returns the number of slots still taken.
-local function refund(key, tick, size, taken)
+-- Returns slots of a tick, if the tick is still in the list. Returns the number of slots still taken.
+local function refund(key, tick, size, taken, slots)
   local last = redis.call('LLEN', key) - 1
   local piece = 1
   while last >= 2 do
@@ -90,7 +91,7 @@ local function refund(key, tick, size, taken)
       local entryTick = math.floor(tonumber(entries[i]) / size)
       if entryTick < tick then return taken end
       if entryTick == tick then
-        local at, count = first + i - 1, tonumber(entries[i + 1]) - 1
+        local at, count = first + i - 1, tonumber(entries[i + 1]) - slots
         if count > 0 then
           redis.call('LSET', key, at + 1, text(count))
         else
@@ -98,8 +99,8 @@ local function refund(key, tick, size, taken)
           redis.call('LSET', key, at + 1, 'x')
           redis.call('LREM', key, 2, 'x')
         end
-        if taken > 1 then redis.call('LSET', key, 0, text(taken - 1)) else redis.call('DEL', key) end
-        return taken - 1
+        if taken > slots then redis.call('LSET', key, 0, text(taken - slots)) else redis.call('DEL', key) end
+        return math.max(0, taken - slots)
       end
     end
     last = first - 1
@@ -108,9 +109,9 @@ local function refund(key, tick, size, taken)
   return taken
 end
 
--- µs until fewer than `limit` slots are taken. If some are free, µs until the oldest becomes free; 0 when all are free.
-local function untilFree(key, taken, limit, length)
-  local needed = math.max(1, taken - limit + 1)
+-- µs until `wanted` slots are free. If they are, µs until the oldest becomes free; 0 when all are free.
+local function untilFree(key, taken, limit, length, wanted)
+  local needed = math.max(1, taken - limit + wanted)
   local from, piece = 1, 1
   while true do
     local entries = redis.call('LRANGE', key, from, from + 2 * piece - 1)
@@ -127,12 +128,13 @@ end
 local windows, allowed = {}, true
 for i = 1, count do
   local key = KEYS[i]
-  local at = 4 + (i - 1) * 4
+  local at = 4 + (i - 1) * 5
   local window = {
     limit = tonumber(ARGV[at]),
     length = tonumber(ARGV[at + 1]) * 1000,
     size = tonumber(ARGV[at + 2]) * 1000,
-    entry = tonumber(ARGV[at + 3]),
+    slots = isRepeated and 0 or tonumber(ARGV[at + 3]),
+    entry = tonumber(ARGV[at + 4]),
   }
   window.ttl = math.ceil((window.length + window.size) / 1000)
   window.taken = prune(key, now - window.length)
@@ -141,23 +143,26 @@ for i = 1, count do
     add(key, future, window.size)
     redis.call('PEXPIRE', key, window.ttl)
   end
-  if slots > 0 and window.taken + slots > window.limit then allowed = false end
+  if not isRefund and window.slots > 0 and window.taken + window.slots > window.limit then allowed = false end
   windows[i] = window
 end
 
 local result = { allowed and 1 or 0 }
 for i = 1, count do
   local key, window = KEYS[i], windows[i]
-  if slots > 0 and allowed then
-    add(key, slots, window.size)
-    window.taken = window.taken + slots
+  local wanted = 1
+  if not isRefund and window.slots > 0 and allowed then
+    add(key, window.slots, window.size)
+    window.taken = window.taken + window.slots
     redis.call('LSET', key, 0, text(window.taken))
     redis.call('PEXPIRE', key, window.ttl)
-  elseif slots < 0 and window.entry then
-    window.taken = refund(key, window.entry, window.size, window.taken)
+  elseif isRefund and window.slots > 0 and window.entry then
+    window.taken = refund(key, window.entry, window.size, window.taken, window.slots)
+  elseif not isRefund then
+    wanted = math.max(1, window.slots)
   end
   result[#result + 1] = window.taken
-  result[#result + 1] = math.ceil(untilFree(key, window.taken, window.limit, window.length) / 1000)
+  result[#result + 1] = math.ceil(untilFree(key, window.taken, window.limit, window.length, wanted) / 1000)
   result[#result + 1] = text(math.floor(now / window.size))
 end
 return result

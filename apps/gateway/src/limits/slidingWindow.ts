@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs';
-import type { Limit } from '@sluice/shared';
+import type { LimitUnit } from '@sluice/contract';
+import { type Limit, unitOf } from '@sluice/shared';
 import type { Redis, Result } from 'ioredis';
 import { z } from 'zod';
 
@@ -26,9 +27,16 @@ export interface WindowState extends Limit {
   remaining: number;
   /** Milliseconds until the next slot becomes free; 0 when all are free. */
   resetMs: number;
-  /** Number of the tick in which the request was counted, for {@link SlidingWindow.refund}. */
+  /** Slots that the call took, for {@link SlidingWindow.refund}. */
+  taken: number;
+  /** Number of the tick in which they were counted, for {@link SlidingWindow.refund}. */
   tick: number;
 }
+
+/** How many slots a call takes in the windows of each unit. */
+export type Amounts = Partial<Record<LimitUnit, number>>;
+
+const ONE_REQUEST: Amounts = { requests: 1 };
 
 /** The window that binds first: the fewest free slots, then the longest wait. */
 export function tightest(windows: readonly WindowState[]): WindowState {
@@ -40,11 +48,11 @@ export function tightest(windows: readonly WindowState[]): WindowState {
   }, first);
 }
 
-/** A slot to return. */
+/** Slots to return. */
 export interface Refund {
   /** Identifies the refund, so that it is made once even if it is tried several times. */
   id: string;
-  /** The windows as they were when the slot was taken. */
+  /** The windows as the call that took them gave them. */
   windows: readonly WindowState[];
 }
 
@@ -60,8 +68,9 @@ interface TimeOptions {
 const replySchema = z.tuple([z.union([z.literal(0), z.literal(1)])], z.coerce.number());
 
 /**
- * Exact sliding windows of a key: never more than `limit` requests in any half-open interval (now − window, now],
- * whichever process asks, for several windows at once. Each method is one call of one script on Redis's clock.
+ * Exact sliding windows of a key: never more than `limit` slots in any half-open interval (now − window, now], whichever
+ * process asks, for several windows at once. A slot is a request, or in windows of other units a text or a token. Each
+ * method is one call of one script on Redis's clock.
  */
 export class SlidingWindow {
   readonly #redis: Redis;
@@ -80,59 +89,77 @@ export class SlidingWindow {
   }
 
   /**
-   * Takes one slot in every window, or none if one of them is full.
+   * Takes slots in the windows: all of them, or none if one of the windows has too few.
+   * @param amounts slots by the unit of the windows; one request if not given
    * @param notAfterMs Redis's time after which nothing is written, because the request has been answered by then
    * @throws Error when Redis fails, or the call runs too late
    */
   async take(
     keyId: string,
-    { nowMs, notAfterMs }: TimeOptions & { notAfterMs?: number } = {},
+    {
+      nowMs,
+      notAfterMs,
+      amounts = ONE_REQUEST,
+    }: TimeOptions & { notAfterMs?: number; amounts?: Amounts } = {},
   ): Promise<{ taken: boolean; windows: readonly WindowState[] }> {
-    return this.#call(keyId, { slots: 1, nowMs, notAfterMs });
+    return this.#call(keyId, { amounts, nowMs, notAfterMs });
   }
 
   /** The state of the windows; takes nothing. @throws what the Redis connection throws */
   async look(keyId: string, { nowMs }: TimeOptions = {}): Promise<readonly WindowState[]> {
-    return (await this.#call(keyId, { slots: 0, nowMs })).windows;
+    return (await this.#call(keyId, { amounts: {}, nowMs })).windows;
   }
 
   /**
-   * Returns a slot that an earlier `take` took: exactly its entry in each window. It does nothing for an entry that has
+   * Returns the slots that an earlier `take` took, in each window those of its entry. It does nothing for an entry that has
    * left the window, or if the refund was already made within {@link REFUND_MEMORY_MS}.
    * @throws what the Redis connection throws
    */
   async refund(keyId: string, refund: Refund, { nowMs }: TimeOptions = {}): Promise<void> {
-    await this.#call(keyId, { slots: -1, nowMs, refund });
+    await this.#call(keyId, { amounts: {}, nowMs, refund });
   }
 
   async #call(
     keyId: string,
     {
-      slots,
+      amounts,
       nowMs = '',
       notAfterMs = '',
       refund,
     }: {
-      slots: 1 | 0 | -1;
+      amounts: Amounts;
       nowMs?: number | '' | undefined;
       notAfterMs?: number | '' | undefined;
       refund?: Refund;
     },
   ) {
-    const keys = this.#limits.map(({ windowSeconds }) => `${this.#prefix}:${keyId}:${windowSeconds}`);
+    const keys = this.#limits.map((limit) => {
+      const unit = unitOf(limit);
+      return `${this.#prefix}:${keyId}:${limit.windowSeconds}${unit === 'requests' ? '' : `:${unit}`}`;
+    });
+    const slots = this.#limits.map((limit, i) => refund?.windows[i]?.taken ?? amounts[unitOf(limit)] ?? 0);
     if (refund) keys.push(`${this.#prefix}:refund:${refund.id}`);
     const args = this.#limits.flatMap(({ limit, windowSeconds }, i) => [
       limit,
       windowSeconds * 1000,
       tickMs(windowSeconds),
+      slots[i] ?? 0,
       refund?.windows[i]?.tick ?? '',
     ]);
-    const reply = await this.#redis.slidingWindow(keys.length, ...keys, nowMs, notAfterMs, slots, ...args);
+    const reply = await this.#redis.slidingWindow(
+      keys.length,
+      ...keys,
+      nowMs,
+      notAfterMs,
+      refund ? 'refund' : '',
+      ...args,
+    );
     const [taken, ...state] = replySchema.parse(reply);
     const windows = this.#limits.map((limit, i) => ({
       ...limit,
       remaining: Math.max(0, limit.limit - (state[i * 3] ?? 0)),
       resetMs: state[1 + i * 3] ?? 0,
+      taken: taken === 1 && !refund ? (slots[i] ?? 0) : 0,
       tick: state[2 + i * 3] ?? 0,
     }));
     return { taken: taken === 1, windows };

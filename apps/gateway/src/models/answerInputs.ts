@@ -1,10 +1,12 @@
-import type { Task } from '@sluice/tasks';
+import type { Row, Task } from '@sluice/tasks';
 import type { Response } from 'express';
 import { type Answer, answerItems, laneOf } from '../dispatch/answerItems.js';
 import { pointer } from '../http/body.js';
 import { Problem } from '../http/problem.js';
+import type { Slot } from '../limits/rateLimit.js';
 import type { CatalogEntry } from './catalog.js';
 import { parseInput, parseParameters } from './inputs.js';
+import type { Tokenizers } from './tokenizers.js';
 
 interface Limits {
   /** Maximum number of inputs, and of rows, of a request. */
@@ -12,6 +14,8 @@ interface Limits {
   maxTextChars: number;
   /** Deadline of a request in the bulk lane, in milliseconds. */
   bulkTimeoutMs: number;
+  /** To count what a request costs in windows of tokens. */
+  tokenizers: Tokenizers;
 }
 
 interface Inputs {
@@ -25,16 +29,18 @@ interface Inputs {
   parameters: object;
   /** A shorter deadline that the request asks for, in seconds. */
   timeoutSeconds?: number | undefined;
+  /** What the request has taken of the rate limit; here it takes what its inputs cost. */
+  slot: Slot;
   /** Aborts when the client closes the connection. */
   signal: AbortSignal;
   response: Response;
 }
 
 /**
- * Has a model answer the inputs of a request: checks them, chooses lane and deadline, and says in the header field
- * `X-Truncated-Inputs` how many were cut.
+ * Has a model answer the inputs of a request: checks them, takes what they cost, chooses lane and deadline, and says in the
+ * header field `X-Truncated-Inputs` how many were cut.
  * @param task of the model
- * @throws Problem `validation_failed`, and those of {@link answerItems}; ClientClosedRequest
+ * @throws Problem `validation_failed`, `cost_over_limit`, `rate_limited`, and those of {@link answerItems}; ClientClosedRequest
  */
 export type AnswerInputs = <Input, Parameters, Output, Facts, Raw>(
   model: CatalogEntry,
@@ -46,9 +52,14 @@ const invalid = (path: readonly PropertyKey[], detail: string) =>
   new Problem('validation_failed', { errors: [{ pointer: pointer(path), detail }] });
 
 /** Creates the function by which all families with many inputs in a request have them answered. */
-export function createAnswerInputs({ maxInputs, maxTextChars, bulkTimeoutMs }: Limits): AnswerInputs {
+export function createAnswerInputs({
+  maxInputs,
+  maxTextChars,
+  bulkTimeoutMs,
+  tokenizers,
+}: Limits): AnswerInputs {
   return async (model, task, { inputs: given, at, isList, parameters: named, timeoutSeconds, ...work }) => {
-    const { signal, response } = work;
+    const { slot, signal, response } = work;
     if (given.length === 0) throw invalid(at, 'The list is empty');
     if (given.length > maxInputs)
       throw invalid(
@@ -68,6 +79,16 @@ export function createAnswerInputs({ maxInputs, maxTextChars, bulkTimeoutMs }: L
         at,
         `The request needs ${rows} rows of the model; the maximum is ${maxInputs}. Submit a job instead`,
       );
+    if (slot.counts('texts') || slot.counts('tokens')) {
+      const tokens = slot.counts('tokens')
+        ? await tokensOf(
+            model,
+            inputs.flatMap((input) => task.rows(input, parameters, facts)),
+            tokenizers,
+          )
+        : 0;
+      await slot.charge({ texts: rows, tokens });
+    }
     const longestMs = laneOf(rows) === 'bulk' ? bulkTimeoutMs : model.spec.timeoutMs;
     const askedMs = timeoutSeconds === undefined ? longestMs : timeoutSeconds * 1000;
     const answers = await answerItems(model.lanes, task, {
@@ -82,4 +103,15 @@ export function createAnswerInputs({ maxInputs, maxTextChars, bulkTimeoutMs }: L
     if (truncated > 0) response.set('X-Truncated-Inputs', String(truncated));
     return answers;
   };
+}
+
+/**
+ * How many tokens the model reads of some rows.
+ * @throws Problem `no_worker` while no live worker serves the model; `unavailable`
+ */
+async function tokensOf(model: CatalogEntry, rows: readonly Row[], tokenizers: Tokenizers): Promise<number> {
+  await model.lanes.interactive.admission.requireWorker();
+  const maxTokens = model.reports()[0]?.maxTokens;
+  if (maxTokens === undefined) throw new Problem('no_worker');
+  return (await tokenizers.of(model.spec)).count(rows, maxTokens);
 }

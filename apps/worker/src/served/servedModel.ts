@@ -159,7 +159,7 @@ export async function serveModel(
     log,
   );
   const readers = createReaders(spec, maxRows, runItem, pending, { ...services, log });
-  const stopSharing = startTokenizerSharing(services.redis, spec, source.folder, log);
+  const stopSharing = await startTokenizerSharing(services.redis, spec, source.folder, log);
   return {
     spec,
     ready: () => pool.ready > 0,

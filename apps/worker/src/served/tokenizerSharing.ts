@@ -9,14 +9,19 @@ const RENEW_EVERY_MS = 30_000;
 /**
  * Keeps the tokenizer of a served model in Redis, so that gateways can count tokens as the model does.
  * @param folder of the model
- * @returns stops it
+ * @returns a function that stops it
  */
-export function startTokenizerSharing(redis: Redis, spec: ModelSpec, folder: string, log: Log): () => void {
+export async function startTokenizerSharing(
+  redis: Redis,
+  spec: ModelSpec,
+  folder: string,
+  log: Log,
+): Promise<() => void> {
   const share = () =>
     shareTokenizer(redis, spec, () => readFile(join(folder, 'tokenizer.json'))).catch((err: unknown) =>
       log.debug({ err }, 'Could not share the tokenizer'),
     );
-  void share();
+  await share();
   const timer = setInterval(() => void share(), RENEW_EVERY_MS);
   return () => clearInterval(timer);
 }

@@ -1,6 +1,6 @@
 import { createHash, randomBytes, timingSafeEqual } from 'node:crypto';
 import { readFileSync } from 'node:fs';
-import { type KeyBody, type Scope, scopeSchema } from '@sluice/contract';
+import { type KeyBody, type LimitUnit, limitUnitSchema, type Scope, scopeSchema } from '@sluice/contract';
 import type { Redis, Result } from 'ioredis';
 import { z } from 'zod';
 import { json } from '../json.js';
@@ -25,9 +25,17 @@ const GENERATED_KEY = /^sk_([0-9a-f]{12})_[A-Za-z0-9_-]{32}$/;
 /** How many items of a key may wait in unfinished jobs by default. */
 export const DEFAULT_BULK_LIMIT = 100_000;
 
-/** At most `limit` requests in any `windowSeconds`. */
-export const limitSchema = z.object({ limit: z.int().min(1), windowSeconds: z.int().min(1) });
+/** At most `limit` requests, texts or tokens in any `windowSeconds`. */
+export const limitSchema = z.object({
+  limit: z.int().min(1),
+  windowSeconds: z.int().min(1),
+  /** `requests` if not given. */
+  unit: limitUnitSchema.exactOptional(),
+});
 export type Limit = z.infer<typeof limitSchema>;
+
+/** What a limit counts. */
+export const unitOf = ({ unit = 'requests' }: Pick<Limit, 'unit'>): LimitUnit => unit;
 
 /** Options of a new key. */
 export interface KeyOptions {
@@ -124,7 +132,11 @@ export function keyBody(record: KeyRecord, nowMs: number): KeyBody {
     name: record.name,
     status: record.revokedAtMs !== undefined ? 'revoked' : isLive(record, nowMs) ? 'live' : 'expired',
     scopes: record.scopes,
-    limits: record.limits.map(({ limit, windowSeconds }) => ({ limit, window_seconds: windowSeconds })),
+    limits: record.limits.map((limit) => ({
+      limit: limit.limit,
+      window_seconds: limit.windowSeconds,
+      unit: unitOf(limit),
+    })),
     bulk_limit: record.bulkLimit,
     created_at: new Date(record.createdAtMs).toISOString(),
     expires_at: time(record.expiresAtMs),

@@ -13,12 +13,12 @@ interface Services {
 /** Documents that Cohere counts as one search. */
 const DOCUMENTS_PER_SEARCH = 100;
 
-type RerankContext = Pick<Context<CohereRoutes['rerankV1']>, 'body' | 'signal' | 'response'>;
+type RerankContext = Pick<Context<CohereRoutes['rerankV1']>, 'body' | 'slot' | 'signal' | 'response'>;
 
 /** Handlers of the rerank routes, which differ in their paths alone. */
 export function rerankHandlers({ catalog, answerInputs }: Services): HandlersOf<CohereRoutes> {
   const create = (version: string) => async (context: RerankContext) => {
-    const { body, signal, response } = context;
+    const { body, slot, signal, response } = context;
     const model = catalog.forTask(body.model ?? undefined, textRanking.name);
     checkMaxTokens(model, body.max_tokens_per_doc ?? undefined);
     const texts = body.documents.map((document) => (typeof document === 'string' ? document : document.text));
@@ -27,6 +27,7 @@ export function rerankHandlers({ catalog, answerInputs }: Services): HandlersOf<
       at: [],
       isList: false,
       parameters: { raw_scores: body.raw_scores, ...(body.top_n == null ? {} : { top_n: body.top_n }) },
+      slot,
       signal,
       response,
     });

@@ -18,7 +18,7 @@ const similaritySchema = z.object({ source_sentence: z.string(), sentences: z.ar
 /** Handler of the route that all models share. */
 export function inferenceRoutes({ catalog, answerInputs }: Services): HandlersOf<HuggingFaceRoutes> {
   return {
-    async infer({ params, body, signal, response }) {
+    async infer({ params, body, slot, signal, response }) {
       const model = catalog.named(params.id);
       const similarity =
         model.spec.task === featureExtraction.name ? similaritySchema.safeParse(body.inputs).data : undefined;
@@ -30,6 +30,7 @@ export function inferenceRoutes({ catalog, answerInputs }: Services): HandlersOf
         isList,
         parameters: parametersOf(model, body),
         timeoutSeconds: body.timeout_seconds,
+        slot,
         signal,
         response,
       });

@@ -1,3 +1,4 @@
+import { unitOf } from '@sluice/shared';
 import { seconds } from '../../limits/headers.js';
 import type { RateLimit } from '../../limits/rateLimit.js';
 import type { NativeHandlers } from './handlers.js';
@@ -15,11 +16,12 @@ export function accountRoutes(rateLimit: RateLimit): Pick<NativeHandlers, 'items
         key_id: record.id,
         name: record.name,
         scopes: record.scopes,
-        limits: windows.map(({ limit, windowSeconds, remaining, resetMs }) => ({
-          limit,
-          window_seconds: windowSeconds,
-          remaining,
-          reset_seconds: seconds(resetMs),
+        limits: windows.map((window) => ({
+          limit: window.limit,
+          window_seconds: window.windowSeconds,
+          unit: unitOf(window),
+          remaining: window.remaining,
+          reset_seconds: seconds(window.resetMs),
         })),
         bulk: { limit: record.bulkLimit, queued: record.bulkQueued },
         expires_at: record.expiresAtMs === undefined ? null : new Date(record.expiresAtMs).toISOString(),

@@ -9,6 +9,7 @@ import { createSubmitJob } from '../../jobs/submission.js';
 import { createReadUpload } from '../../jobs/upload.js';
 import type { RateLimit } from '../../limits/rateLimit.js';
 import type { StreamLimit } from '../../limits/streamLimit.js';
+import type { AnswerInputs } from '../../models/answerInputs.js';
 import type { Catalog } from '../../models/catalog.js';
 import { accountRoutes } from './account.js';
 import { batchRoutes } from './batches.js';
@@ -25,6 +26,7 @@ interface Services {
   redis: Redis;
   clock: RedisClock;
   catalog: Catalog;
+  answerInputs: AnswerInputs;
   ledger: Ledger;
   changes: Changes;
   streamLimit: StreamLimit;
@@ -43,6 +45,7 @@ export function nativeFamily(services: Services): Family {
     redis,
     clock,
     catalog,
+    answerInputs,
     ledger,
     changes,
     streamLimit,
@@ -58,7 +61,7 @@ export function nativeFamily(services: Services): Family {
   const family = createFamily(
     routes,
     {
-      ...predictionRoutes(catalog),
+      ...predictionRoutes(catalog, answerInputs),
       ...batchRoutes({
         catalog,
         memory,

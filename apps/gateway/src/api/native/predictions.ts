@@ -1,12 +1,14 @@
 import { textClassification } from '@sluice/tasks';
 import type { Response } from 'express';
-import { answerItems } from '../../dispatch/answerItems.js';
 import { Problem } from '../../http/problem.js';
+import type { Slot } from '../../limits/rateLimit.js';
+import type { AnswerInputs } from '../../models/answerInputs.js';
 import type { Catalog } from '../../models/catalog.js';
 import type { NativeHandlers } from './handlers.js';
 
 interface Work {
   body: { text: string; model?: string | undefined; timeout_seconds?: number | undefined };
+  slot: Slot;
   signal: AbortSignal;
   response: Response;
 }
@@ -14,21 +16,22 @@ interface Work {
 /** Handlers of the routes that classify one text. */
 export function predictionRoutes(
   catalog: Catalog,
+  answerInputs: AnswerInputs,
 ): Pick<NativeHandlers, 'predict' | 'analyze' | 'analyzeComment'> {
-  async function classify({ body, signal, response }: Work, topK: number) {
+  async function classify({ body, slot, signal, response }: Work, topK: number) {
     const model = catalog.select(body.model, textClassification.name);
-    const { timeoutMs } = model.spec;
-    const asked = body.timeout_seconds === undefined ? timeoutMs : body.timeout_seconds * 1000;
-    const [answer] = await answerItems(model.lanes, textClassification, {
-      requestId: response.locals.requestId,
+    const [answer] = await answerInputs(model, textClassification, {
       inputs: [body.text],
-      parameters: textClassification.parameters.parse({ top_k: topK }),
-      timeoutMs: Math.min(asked, timeoutMs),
+      at: ['text'],
+      isList: false,
+      parameters: { top_k: topK },
+      timeoutSeconds: body.timeout_seconds,
+      slot,
       signal,
+      response,
     });
     const [top] = answer?.output ?? [];
     if (answer === undefined || top === undefined) throw new Problem('analysis_failed');
-    response.locals.texts = 1;
     const truncated = answer.truncated ? ({ truncated: true } as const) : {};
     return { top, labels: answer.output, truncated };
   }

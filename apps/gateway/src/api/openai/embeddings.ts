@@ -11,14 +11,14 @@ interface Services {
   answerInputs: AnswerInputs;
 }
 
-type EmbeddingsContext = Pick<Context<OpenAiRoutes['embeddings']>, 'body' | 'signal' | 'response'>;
+type EmbeddingsContext = Pick<Context<OpenAiRoutes['embeddings']>, 'body' | 'slot' | 'signal' | 'response'>;
 
 /** Handlers of the routes about embeddings, which differ in their paths alone. */
 export function embeddingsHandlers({
   catalog,
   answerInputs,
 }: Services): Pick<HandlersOf<OpenAiRoutes>, 'embeddings' | 'embeddingsWithoutVersion'> {
-  async function embeddings({ body, signal, response }: EmbeddingsContext) {
+  async function embeddings({ body, slot, signal, response }: EmbeddingsContext) {
     const model = catalog.forTask(body.model, featureExtraction.name);
     const isList = Array.isArray(body.input);
     const inputs: unknown[] = Array.isArray(body.input) ? body.input : [body.input];
@@ -28,6 +28,7 @@ export function embeddingsHandlers({
       at: ['input'],
       isList,
       parameters: { truncate: false, ...(body.dimensions == null ? {} : { dimensions: body.dimensions }) },
+      slot,
       signal,
       response,
     });

@@ -75,12 +75,13 @@ export function moderationsHandlers({
   answerInputs,
 }: Services): Pick<HandlersOf<OpenAiRoutes>, 'moderations'> {
   return {
-    async moderations({ body, signal, response }) {
+    async moderations({ body, slot, signal, response }) {
       const model = moderationModel(catalog, body.model ?? undefined);
       const answers = await answerInputs(model, textClassification, {
         ...moderationInputs(body.input),
         at: ['input'],
         parameters: {},
+        slot,
         signal,
         response,
       });

@@ -11,11 +11,12 @@ const CODES: Partial<Record<ProblemCode, string>> = {
   input_too_long: 'context_length_exceeded',
 };
 const FIRST_SERVER_STATUS = 500;
+const TOO_MANY_REQUESTS = 429;
 
 function typeOf(code: ProblemCode): string {
   const status = statusOf(openAiErrors, code);
   if (status >= FIRST_SERVER_STATUS) return 'server_error';
-  return status === 429 ? 'requests' : 'invalid_request_error';
+  return status === TOO_MANY_REQUESTS ? 'requests' : 'invalid_request_error';
 }
 
 /** The field that an error is about, as its path: `input.2` or `dimensions`. */

@@ -5,6 +5,7 @@ import { z } from 'zod';
 import { check } from '../../http/body.js';
 import type { HandlersOf } from '../../http/family.js';
 import { Problem } from '../../http/problem.js';
+import type { Slot } from '../../limits/rateLimit.js';
 import type { AnswerInputs } from '../../models/answerInputs.js';
 import type { Catalog, CatalogEntry } from '../../models/catalog.js';
 import { parseInput, parseParameters } from '../../models/inputs.js';
@@ -29,6 +30,7 @@ interface Work<Body> {
   body: Body;
   /** Of a path that names a model. */
   params?: { id: string } | undefined;
+  slot: Slot;
   signal: AbortSignal;
   response: Response;
 }
@@ -103,13 +105,14 @@ export function teiOperations({
 
   /** The vectors of texts. */
   async function vectors(
-    { params, signal, response }: Work<unknown>,
+    { params, slot, signal, response }: Work<unknown>,
     inputs: { inputs: readonly unknown[]; isList: boolean; at: readonly string[] },
     parameters: object,
   ) {
     const answers = await answerInputs(modelFor(params, featureExtraction.name), featureExtraction, {
       ...inputs,
       parameters,
+      slot,
       signal,
       response,
     });
@@ -152,13 +155,14 @@ export function teiOperations({
     return similarities(outputs.map((output) => vectorSchema.parse(output)));
   }
 
-  async function rerank({ body, params, signal, response }: Work<BodyOf<'rerank'>>) {
+  async function rerank({ body, params, slot, signal, response }: Work<BodyOf<'rerank'>>) {
     const { query, texts } = body;
     const [answer] = await answerInputs(modelFor(params, textRanking.name), textRanking, {
       inputs: [{ query, texts }],
       at: [],
       isList: false,
       parameters: { ...truncationOf(body), raw_scores: body.raw_scores },
+      slot,
       signal,
       response,
     });
@@ -169,12 +173,13 @@ export function teiOperations({
     }));
   }
 
-  async function predict({ body, params, signal, response }: Work<BodyOf<'predict'>>) {
+  async function predict({ body, params, slot, signal, response }: Work<BodyOf<'predict'>>) {
     const list = predictInputs(body.inputs);
     const answers = await answerInputs(modelFor(params, textClassification.name), textClassification, {
       ...list,
       at: ['inputs'],
       parameters: { ...truncationOf(body), ...(body.raw_scores ? { function_to_apply: 'none' } : {}) },
+      slot,
       signal,
       response,
     });
@@ -182,7 +187,7 @@ export function teiOperations({
     return list.isList ? predictions : (predictions[0] ?? []);
   }
 
-  async function tokenize({ body, params }: Work<BodyOf<'tokenize'>>) {
+  async function tokenize({ body, params }: Pick<Work<BodyOf<'tokenize'>>, 'body' | 'params'>) {
     const model = params ? catalog.named(params.id) : catalog.entries[0];
     const list = listOf(body.inputs);
     if (list.inputs.length > maxInputs)
