@@ -219,13 +219,17 @@ export function teiRoutesFor(bounds: Bounds) {
 
 export type TeiRoutes = ReturnType<typeof teiRoutesFor>;
 
+/** The operations on a model, as the last part of a path. */
+const OPERATIONS = new Set(['embed', 'embed_all', 'rerank', 'predict', 'similarity', 'tokenize', 'info']);
+
 const has = ({ models }: Pick<Bounds, 'models'>, wanted: string) =>
   models.some(({ name }) => name === wanted);
 
 /** Whether the rest of a path names a model and an operation on it, and not a model as a whole. */
 export function isTeiOperation(bounds: Pick<Bounds, 'models'>, path: unknown): boolean {
   const whole = Array.isArray(path) ? path.join('/') : String(path);
-  return !has(bounds, whole) && has(bounds, whole.replace(/\/[^/]*$/, ''));
+  const [, name = '', operation = ''] = /^(.*)\/([^/]*)$/.exec(whole) ?? [];
+  return !has(bounds, whole) && has(bounds, name) && OPERATIONS.has(operation);
 }
 
 /** The same operations on a model that the path names. */
