@@ -15,6 +15,7 @@ import {
   Usage,
 } from '@sluice/shared';
 import { startAdminServer } from './admin/server.js';
+import { RedisMemory } from './admission/redisMemory.js';
 import { Storage } from './admission/storage.js';
 import { cohereFamily } from './api/cohere/index.js';
 import { huggingFaceFamily } from './api/huggingface/index.js';
@@ -27,11 +28,13 @@ import { teiFamily } from './api/tei/index.js';
 import { createAuthenticate } from './auth/authenticate.js';
 import { FailedAuthentications } from './auth/failedAuthentications.js';
 import { ReplyReader } from './dispatch/replyReader.js';
+import { Files } from './files/files.js';
 import { createApp } from './http/app.js';
 import { openPublicPort } from './http/publicPort.js';
 import { readTls } from './http/tls.js';
 import { Changes } from './jobs/changes.js';
 import { Janitor } from './jobs/janitor.js';
+import { createSubmitJob } from './jobs/submission.js';
 import { RateLimit } from './limits/rateLimit.js';
 import { ReadLimit } from './limits/readLimit.js';
 import { StreamLimit } from './limits/streamLimit.js';
@@ -86,7 +89,24 @@ async function startGateway(settings: Settings, log: Log): Promise<App> {
   });
   const subscriber = connectRedis(settings.REDIS_URL, 'subscriber', log);
   const changes = new Changes({ redis: subscriber, ledger, body: jobBody, log });
-  const janitor = new Janitor({ redis, clock, ledger, catalog, gatewayId, log });
+  const files = new Files({
+    redis,
+    clock,
+    ttlMs: settings.FILE_TTL_SECONDS * 1000,
+    maxBytesPerKey: settings.MAX_FILE_BYTES_PER_KEY,
+  });
+  const janitor = new Janitor({ redis, clock, ledger, catalog, files, gatewayId, log });
+  const memory = new RedisMemory(redis);
+  const submitJob = createSubmitJob({
+    ledger,
+    catalog,
+    clock,
+    memory,
+    maxItems: settings.MAX_BATCH_TEXTS,
+    maxRows: settings.MAX_INPUTS,
+    maxTextChars: settings.MAX_TEXT_CHARS,
+    log,
+  });
 
   // Keys, limits, usage
   const usage = new Usage(redis);
@@ -112,13 +132,14 @@ async function startGateway(settings: Settings, log: Log): Promise<App> {
     tokenizers,
   });
   const inference = { bounds, catalog, answerInputs };
+  const submission = { ledger, memory, submitJob };
   const app = createApp({
     families: [
-      nativeFamily({ ...shared, ...inference, ledger, changes, streamLimit }),
+      nativeFamily({ ...shared, ...inference, ...submission, changes, streamLimit }),
       // Before the next one, whose path with the id of a model is more general.
       teiFamily({ ...inference, tokenizers, maxInputs: settings.MAX_INPUTS, version }),
       huggingFaceFamily(inference),
-      openAiFamily(inference),
+      openAiFamily({ ...shared, ...inference, ...submission, files }),
       cohereFamily(inference),
     ],
     errorFormat: anyFamilyProblemJson,

@@ -132,9 +132,9 @@ export const jobSchema = z
       description:
         '`completed`: each text has an answer or an error of its own. `failed`: the job as a whole failed',
     }),
-    total: z.int().min(1),
-    completed: z.int().min(0).meta({ description: 'Texts with an answer' }),
-    failed: z.int().min(0).meta({ description: 'Texts with an error of their own' }),
+    total: z.int().min(0).meta({ description: 'Items: texts, or requests of an OpenAI batch' }),
+    completed: z.int().min(0).meta({ description: 'Items with an answer' }),
+    failed: z.int().min(0).meta({ description: 'Items with an error of their own' }),
     progress: z.number().min(0).max(1),
     created_at: z.iso.datetime(),
     started_at: z.iso.datetime().nullable(),
@@ -158,6 +158,9 @@ export const jobResultSchema = z
     id: itemIdSchema.optional(),
     text: z.string().optional().meta({ description: 'The text as sent' }),
     input: z.unknown().optional().meta({ description: 'The input as sent, if it was sent as `input`' }),
+    inputs: z.array(z.unknown()).optional().meta({
+      description: 'The inputs of a request of an OpenAI batch; `output` is the list of their outputs',
+    }),
     output: z.unknown().optional().meta({ description: "The output of the model's task" }),
     tokens: z.int().min(0).optional().meta({ description: 'Tokens that the model read' }),
     sentiment: z.string().optional(),
@@ -183,7 +186,7 @@ export const jobParams = z.object({ id: z.uuid().toLowerCase() });
 /** Entries of a page if the request does not say. */
 export const DEFAULT_PAGE = 100;
 /** A number in a query. Text that is not a number is passed on, so that the schema refuses it. */
-const numberIn = (value: unknown) =>
+export const numberIn = (value: unknown) =>
   typeof value === 'string' && /^\d+$/.test(value) ? Number(value) : value;
 const PAGE_ERROR = `It must be a whole number from 1 to ${MAX_PAGE}`;
 const count = z.int(PAGE_ERROR).min(1, PAGE_ERROR).max(MAX_PAGE, PAGE_ERROR);

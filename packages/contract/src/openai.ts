@@ -1,7 +1,8 @@
 import { z } from 'zod';
 import { oneOrManyDocs, textDocs } from './input.js';
+import { batchHeaders, numberIn } from './job.js';
 import { type Bounds, modelParams, nameDocs, namesFor } from './prediction.js';
-import { about, type FamilyErrors, type Route, work, workProblems } from './route.js';
+import { about, type FamilyErrors, jobs, type Route, work, workProblems } from './route.js';
 
 const errorSchema = z
   .object({
@@ -23,6 +24,7 @@ export const openAiErrors: FamilyErrors = {
     wrong_parameter: 400,
     wrong_task: 400,
     cost_over_limit: 400,
+    idempotency_mismatch: 400,
   },
 };
 
@@ -113,12 +115,136 @@ const modelSchema = z.object({
   owned_by: z.string(),
 });
 
+/** What OpenAI calls the routes whose requests a batch may have. */
+export const batchEndpointSchema = z.enum(['/v1/embeddings', '/v1/moderations']);
+export type BatchEndpoint = z.infer<typeof batchEndpointSchema>;
+
+/** Ids of uploaded files, and of the files that a batch gives. */
+const FILE_ID = /^file-[0-9a-f]{32}(-output|-errors)?$/;
+const BATCH_ID = /^batch_[0-9a-f]{32}$/;
+const MAX_FILES_PAGE = 10_000;
+const MAX_BATCHES_PAGE = 100;
+const DEFAULT_BATCHES_PAGE = 20;
+const MAX_METADATA = 16;
+
+/** The form of `POST /v1/files`. */
+const fileForm = z.object({
+  purpose: z.literal('batch'),
+  file: z.string().meta({ format: 'binary', description: 'JSONL: a request on each line' }),
+});
+
+export const fileSchema = z
+  .object({
+    id: z.string(),
+    object: z.literal('file'),
+    bytes: z
+      .int()
+      .nullable()
+      .meta({ description: 'null in a list for the output of a batch that has not been read yet' }),
+    created_at: z.int().meta({ description: 'Unix seconds, like all times here' }),
+    expires_at: z.int().nullable(),
+    filename: z.string(),
+    purpose: z.enum(['batch', 'batch_output']),
+    status: z.literal('processed'),
+  })
+  .meta({ id: 'OpenAiFile' });
+export type OpenAiFile = z.infer<typeof fileSchema>;
+
+const listOf = (item: z.ZodType) =>
+  z.object({
+    object: z.literal('list'),
+    data: z.array(item),
+    first_id: z.string().nullable(),
+    last_id: z.string().nullable(),
+    has_more: z.boolean(),
+  });
+
+const after = z.string().optional().meta({ description: 'The id of the last one of the previous page' });
+const limitUpTo = (max: number, standard: number) =>
+  z.preprocess(numberIn, z.int().min(1).max(max).default(standard));
+export const filesQuery = z.object({
+  purpose: z.string().optional(),
+  limit: limitUpTo(MAX_FILES_PAGE, MAX_FILES_PAGE),
+  order: z.enum(['asc', 'desc']).default('desc'),
+  after,
+});
+export const batchesQuery = z.object({ limit: limitUpTo(MAX_BATCHES_PAGE, DEFAULT_BATCHES_PAGE), after });
+
+/** The body of `POST /v1/batches`. */
+export const createBatchBody = z.object({
+  input_file_id: z.string(),
+  endpoint: batchEndpointSchema,
+  completion_window: z.literal('24h'),
+  metadata: z
+    .record(z.string().max(64), z.string().max(512))
+    .refine((entries) => Object.keys(entries).length <= MAX_METADATA, `At most ${MAX_METADATA} entries`)
+    .nullish()
+    .meta({ maxProperties: MAX_METADATA }),
+  output_expires_after: z.null('Not supported: files expire after FILE_TTL_SECONDS of the server').optional(),
+});
+
+const batchErrorSchema = z.object({
+  code: z.string(),
+  line: z.int().nullable(),
+  message: z.string(),
+  param: z.string().nullable(),
+});
+const time = z.int().nullable();
+export const openAiBatchSchema = z
+  .object({
+    id: z.string(),
+    object: z.literal('batch'),
+    endpoint: z.string(),
+    model: z.string(),
+    errors: z.object({ object: z.literal('list'), data: z.array(batchErrorSchema) }).nullable(),
+    input_file_id: z.string(),
+    completion_window: z.string(),
+    status: z.enum(['in_progress', 'completed', 'failed', 'expired', 'cancelled']),
+    output_file_id: z.string().nullable(),
+    error_file_id: z.string().nullable(),
+    created_at: z.int(),
+    in_progress_at: time,
+    expires_at: time,
+    finalizing_at: time,
+    completed_at: time,
+    failed_at: time,
+    expired_at: time,
+    cancelling_at: time,
+    cancelled_at: time,
+    request_counts: z.object({ total: z.int(), completed: z.int(), failed: z.int() }),
+    metadata: z.record(z.string(), z.string()).nullable(),
+  })
+  .meta({ id: 'OpenAiBatch' });
+export type OpenAiBatch = z.infer<typeof openAiBatchSchema>;
+
+/** A line of the file of a batch; its body is that of the endpoint. */
+export const batchRequestSchema = z.object({
+  custom_id: z.string().min(1).max(256),
+  method: z.literal('POST'),
+  url: z.string(),
+  body: z.record(z.string(), z.unknown()),
+});
+
 const family = { tag: 'OpenAI', errors: openAiErrors } as const;
 const inference = {
   ...work,
   ...family,
   largeBody: true,
   problems: ['model_not_found', 'wrong_task', 'input_too_long', ...workProblems],
+} as const;
+
+const fileRoute = {
+  ...jobs,
+  ...family,
+  params: z.object({ id: z.string().regex(FILE_ID) }),
+  problems: ['not_found'],
+} as const;
+const batchRoute = {
+  ...jobs,
+  ...family,
+  params: z.object({ id: z.string().regex(BATCH_ID) }),
+  answer: openAiBatchSchema,
+  problems: ['not_found'],
 } as const;
 
 /** The table of routes in the shape of the OpenAI API. */
@@ -157,6 +283,81 @@ export function openAiRoutesFor(bounds: Bounds) {
       summary: 'One configured model',
       answer: modelSchema,
       problems: ['model_not_found'],
+    },
+    createFile: {
+      ...work,
+      ...family,
+      access: 'batch',
+      path: '/v1/files',
+      summary: 'Upload a file of requests, for a batch',
+      body: fileForm,
+      bodyType: 'multipart/form-data',
+      upload: true,
+      answer: fileSchema,
+      problems: ['file_too_large', 'file_allowance_used', 'nearly_full', 'storage_full', 'unavailable'],
+    },
+    files: {
+      ...jobs,
+      ...family,
+      method: 'get',
+      path: '/v1/files',
+      summary: 'Files of the key, and the outputs of its batches',
+      query: filesQuery,
+      answer: listOf(fileSchema),
+      problems: [],
+    },
+    file: { ...fileRoute, method: 'get', path: '/v1/files/:id', summary: 'One file', answer: fileSchema },
+    deleteFile: {
+      ...fileRoute,
+      method: 'delete',
+      path: '/v1/files/:id',
+      summary: 'Delete an uploaded file; batches that were made from it go on',
+      answer: z.object({ id: z.string(), object: z.literal('file'), deleted: z.literal(true) }),
+      problems: ['not_found', 'validation_failed'],
+    },
+    fileContent: {
+      ...fileRoute,
+      method: 'get',
+      path: '/v1/files/:id/content',
+      summary: 'The content of a file',
+      answer: z.string(),
+      mediaType: 'application/octet-stream',
+    },
+    createBatch: {
+      ...work,
+      ...family,
+      access: 'batch',
+      path: '/v1/batches',
+      summary: 'Submit the requests of a file as a batch, which is a job too',
+      body: createBatchBody,
+      headers: batchHeaders,
+      answer: openAiBatchSchema,
+      problems: [
+        'not_found',
+        'idempotency_mismatch',
+        'batch_too_large',
+        'bulk_allowance_used',
+        'nearly_full',
+        'storage_full',
+        'unavailable',
+      ],
+    },
+    batches: {
+      ...jobs,
+      ...family,
+      method: 'get',
+      path: '/v1/batches',
+      summary: 'Batches of the key, newest first',
+      query: batchesQuery,
+      answer: listOf(openAiBatchSchema),
+      problems: [],
+    },
+    batch: { ...batchRoute, method: 'get', path: '/v1/batches/:id', summary: 'One batch' },
+    cancelBatch: {
+      ...batchRoute,
+      method: 'post',
+      path: '/v1/batches/:id/cancel',
+      summary: 'Cancel a batch; one that has already ended stays as it is. Uses no slot',
     },
   } as const satisfies Record<string, Route>;
 }

@@ -235,7 +235,9 @@ export function openApi(routes: Readonly<Record<string, Route>>, version: string
             requestBody: {
               required: !route.bodyOptional,
               content: {
-                'application/json': { schema: jsonSchema(route.body, 'input', components) },
+                [route.bodyType ?? 'application/json']: {
+                  schema: jsonSchema(route.body, 'input', components),
+                },
                 ...(route.line
                   ? {
                       'application/x-ndjson': {

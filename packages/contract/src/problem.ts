@@ -34,6 +34,12 @@ export const problems = {
   body_too_large: { status: 413, title: 'Content Too Large', detail: 'The body is too large' },
   uri_too_long: { status: 414, title: 'URI Too Long', detail: 'The URL is too long' },
   batch_too_large: { status: 413, title: 'Content Too Large', detail: 'The job has too many inputs' },
+  file_too_large: { status: 413, title: 'Content Too Large', detail: 'The file is too large' },
+  file_allowance_used: {
+    status: 429,
+    title: 'Too Many Requests',
+    detail: 'The files of this key have as many bytes as they may have',
+  },
   unsupported_media_type: {
     status: 415,
     title: 'Unsupported Media Type',

@@ -24,6 +24,8 @@ export interface Route {
   limited: boolean;
   /** Schema of the JSON body, if the route takes one. */
   body: z.ZodType | undefined;
+  /** Media type of the body; JSON if not given. */
+  bodyType?: string;
   /** Whether a request without a body is the same as one with `{}`. */
   bodyOptional?: boolean;
   /** Schema of a line of NDJSON, for the document. */

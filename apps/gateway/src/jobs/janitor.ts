@@ -15,8 +15,12 @@ import {
   redisTimeMs,
 } from '@sluice/shared';
 import type { Redis, Result } from 'ioredis';
+import type { Files } from '../files/files.js';
 import type { Catalog } from '../models/catalog.js';
 import { endJob } from './ending.js';
+
+/** Why a job failed that was not finished in time. */
+export const NOT_IN_TIME = 'Not finished in time';
 
 const SWEEP_EVERY_MS = 1_000;
 /** A gateway that died during a sweep delays the next one by up to this long, in milliseconds. */
@@ -34,6 +38,7 @@ interface JanitorOptions {
   clock: RedisClock;
   ledger: Ledger;
   catalog: Catalog;
+  files: Files;
   gatewayId: string;
   log: Log;
 }
@@ -51,7 +56,7 @@ declare module 'ioredis' {
 
 /**
  * Sweeps once a second, one gateway at a time. A sweep enqueues lost chunks, cancels the jobs of revoked keys, fails jobs
- * that took too long or whose model was changed, erases expired ones, and logs key changes made with `sluice keys`. Its cost depends on the callers
+ * that took too long or whose model was changed, erases expired ones and expired files, and logs key changes made with `sluice keys`. Its cost depends on the callers
  * with work, not on the finished jobs.
  */
 export class Janitor {
@@ -106,6 +111,7 @@ export class Janitor {
     await this.#forEach(await redis.smembers(names.callers), (caller) => this.#sweepCaller(caller, nowMs));
     await this.#forEach(await this.#due(names.unfinished, nowMs), (jobId) => this.#failLate(jobId));
     await this.#forEach(await this.#due(names.finished, nowMs), (member) => this.#erase(member));
+    await this.#forEach(await this.#due(names.expiringFiles, nowMs), (member) => this.#eraseFile(member));
     await this.#logKeyChanges();
   }
 
@@ -156,7 +162,7 @@ export class Janitor {
       else if (!(await ledger.isLive(ref.jobId))) {
         // The job's record is gone. This stores nothing, but it removes the chunk from those in flight.
         const gone = { id: ref.jobId, keyId, modelId };
-        const { handedOut } = await ledger.store(gone, ref.chunk, [], catalog.maxChunksInFlight(modelId));
+        const { handedOut } = await ledger.store(gone, ref.chunk, [], [], catalog.maxChunksInFlight(modelId));
         if (model) await enqueueChunks(model.bulkQueue, handedOut);
       }
     }
@@ -186,7 +192,12 @@ export class Janitor {
     const { redis, ledger } = this.#options;
     const job = await ledger.unfinishedRef(jobId);
     if (job === undefined) await redis.zrem(names.unfinished, jobId);
-    else await endJob(this.#options, job, 'failed', 'Not finished in time');
+    else await endJob(this.#options, job, 'failed', NOT_IN_TIME);
+  }
+
+  async #eraseFile(member: string): Promise<void> {
+    const [keyId = '', fileId = ''] = member.split(' ');
+    await this.#options.files.erase(keyId, fileId);
   }
 
   async #erase(member: string): Promise<void> {

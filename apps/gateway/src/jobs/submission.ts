@@ -2,7 +2,7 @@ import { createHash, randomUUID } from 'node:crypto';
 import {
   COMMAND_TIMEOUT_MS,
   enqueueChunks,
-  inputOf,
+  inputsOf,
   type KeyRecord,
   type Ledger,
   type Log,
@@ -39,6 +39,10 @@ export interface Submission {
   upload: Upload;
   /** The caller's `Idempotency-Key`. */
   idempotencyKey: string | undefined;
+  /** What the API family keeps with the job. */
+  details?: unknown;
+  /** The file that it is made from, which is kept for some time after the job has ended. */
+  file?: { record: string; ttlMs: number };
 }
 
 /** A job that was accepted, now or by an earlier request with the same `Idempotency-Key`. */
@@ -76,14 +80,20 @@ export function createSubmitJob({
     let pieces = 0;
     for await (const { item, refuse } of upload.items) {
       const max = Math.min(maxItems, key.bulkLimit);
-      if (stage.items >= max) throw tooManyItems(max);
-      const parsed = parseInput(task, inputOf(item), maxTextChars);
-      if ('refusal' in parsed) throw refuse(parsed.refusal.detail, parsed.refusal.path);
-      const rows = task.rows(parsed.input, parameters).length;
+      const given = inputsOf(item);
+      if (stage.inputs + given.length > max) throw tooManyItems(max);
+      const own = 'inputs' in item ? task.parameters.parse(item.parameters) : parameters;
+      let rows = 0;
+      let resultBytes = 0;
+      for (const value of given) {
+        const parsed = parseInput(task, value, maxTextChars);
+        if ('refusal' in parsed) throw refuse(parsed.refusal.detail, parsed.refusal.path);
+        rows += task.rows(parsed.input, own).length;
+        resultBytes += task.resultBytes(parsed.input, own, facts);
+      }
       if (rows > maxRows)
         throw refuse(`The input needs ${rows} rows of the model; the maximum is ${maxRows}`, []);
       hash.update(`${JSON.stringify(item)}\n`);
-      const resultBytes = task.resultBytes(parsed.input, parameters, facts);
       await fromRedis(stage.add(item, { rows, resultBytes }));
       if (stage.pieces === pieces) continue;
       pieces = stage.pieces;
@@ -99,7 +109,7 @@ export function createSubmitJob({
 
   /** Turns a complete stage into a job, or finds the job that its idempotency entry names. */
   async function accept(
-    { key, model, parameters, idempotencyKey }: Submission,
+    { key, model, parameters, idempotencyKey, details, file }: Submission,
     stage: Stage,
     fingerprint: string,
   ): Promise<Submitted> {
@@ -113,6 +123,8 @@ export function createSubmitJob({
         revision: model.reports()[0]?.revision ?? model.spec.revision,
         specHash: model.spec.hash,
         parameters,
+        details,
+        ...(file ? { file } : {}),
         idempotencyKey:
           idempotencyKey === undefined ? undefined : names.idempotency(key.id, sha256(idempotencyKey)),
         fingerprint,
@@ -189,6 +201,6 @@ export function createSubmitJob({
 }
 
 const tooManyItems = (max: number) =>
-  new Problem('batch_too_large', { detail: `A job may have at most ${max} items` });
+  new Problem('batch_too_large', { detail: `A job may have at most ${max} inputs` });
 
 const sha256 = (text: string) => createHash('sha256').update(text).digest('hex');

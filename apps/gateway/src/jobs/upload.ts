@@ -1,8 +1,6 @@
-import { once } from 'node:events';
-import { type Duplex, PassThrough, type Readable } from 'node:stream';
-import { setTimeout as delay } from 'node:timers/promises';
-import { createGunzip } from 'node:zlib';
+import type { Readable } from 'node:stream';
 import type { BatchItem, batchLine } from '@sluice/contract';
+import type { JobItem } from '@sluice/shared';
 import type { Request, Response } from 'express';
 import type { z } from 'zod';
 import {
@@ -13,18 +11,13 @@ import {
   parseJson,
   pointer,
 } from '../http/body.js';
-import { ClientClosedRequest, Problem } from '../http/problem.js';
-
-/** How long an upload may send no data, in milliseconds. There is no limit for the whole upload. */
-const IDLE_MS = 30_000;
-/** A client that is refused during its upload may continue for this long, so that it reads the response. */
-const LINGER_MS = 2_000;
-const NEWLINE = 0x0a;
-const WHITE_SPACE: ReadonlySet<number> = new Set([0x20, 0x09, 0x0d, NEWLINE]);
+import { Problem } from '../http/problem.js';
+import { readStream } from '../http/stream.js';
+import { invalidLine, isBlank, linesOf } from './lines.js';
 
 /** An item as it arrives. */
 export interface UploadedItem {
-  item: BatchItem;
+  item: JobItem;
   /** The error for an item that the model's task does not accept, with its place in the body. */
   refuse(detail: string, path: readonly PropertyKey[]): Problem;
 }
@@ -36,7 +29,7 @@ export interface Upload {
   /** The parameters that the body has, not parsed by the model's task yet. */
   parameters: Readonly<Record<string, unknown>> | undefined;
   /** Format of the body, which is part of its fingerprint. */
-  type: 'json' | 'ndjson';
+  type: 'json' | 'ndjson' | 'openai';
   /** Throws a Problem: 400, 408, 413, 422; ClientClosedRequest. */
   items: AsyncIterable<UploadedItem>;
   /** Ends the reading of an upload that is refused, so that its client reads the response. May be called twice. */
@@ -147,88 +140,3 @@ async function* iterate(items: readonly BatchItem[]): AsyncGenerator<UploadedIte
         }),
     };
 }
-
-/** Reads values from a stream, with a timeout for missing data. A refused client may finish, so that it reads the response. */
-async function* readStream<T>(
-  request: Request,
-  response: Response,
-  read: (source: Readable) => AsyncGenerator<T>,
-): AsyncGenerator<T> {
-  // The stream is created only now, because nobody would handle its errors if the upload were refused before.
-  const source = sourceOf(request);
-  const onSilence = () => source.destroy(new Problem('request_timed_out'));
-  const silence = setTimeout(onSilence, IDLE_MS);
-  const onData = () => silence.refresh();
-  request.on('data', onData);
-  try {
-    yield* read(source);
-  } catch (error) {
-    const problem = uploadProblem(error);
-    if (problem instanceof Problem) {
-      response.set('Connection', 'close');
-      request.unpipe().resume();
-      if (!request.complete) await Promise.race([once(request, 'end').catch(() => {}), delay(LINGER_MS)]);
-    }
-    throw problem;
-  } finally {
-    clearTimeout(silence);
-    request.off('data', onData);
-    // The consumer of the items has stopped: the client may finish sending, and reads the response.
-    if (!request.complete) request.unpipe().resume();
-  }
-}
-
-function uploadProblem(error: unknown): Error {
-  if (error instanceof Problem || error instanceof ClientClosedRequest) return error;
-  const code = error instanceof Error && 'code' in error ? String(error.code) : '';
-  if (code === 'ECONNRESET') return new ClientClosedRequest();
-  if (/^Z_|^ERR_/.test(code)) {
-    return new Problem('invalid_encoding', { detail: 'The body cannot be decompressed', cause: error });
-  }
-  return error instanceof Error ? error : new Error(String(error));
-}
-
-/** The body as a separate stream, which can be destroyed without closing the connection. */
-function sourceOf(request: Request): Duplex {
-  if (request.destroyed && !request.complete) throw new ClientClosedRequest();
-  const isGzip = /^gzip$/i.test(request.headers['content-encoding'] ?? '');
-  const source = isGzip ? createGunzip() : new PassThrough();
-  request.on('error', (error) => source.destroy(error));
-  request.on('aborted', () => source.destroy(new ClientClosedRequest()));
-  return request.pipe(source);
-}
-
-/** The lines of a stream as bytes, without line ends. The last line may lack its end. */
-async function* linesOf(source: Readable, maxBytes: number, maxLineBytes: number): AsyncGenerator<Buffer> {
-  let rest: Buffer[] = [];
-  let restBytes = 0;
-  let total = 0;
-  let number = 1;
-  for await (const part of source as AsyncIterable<Buffer>) {
-    total += part.length;
-    if (total > maxBytes) throw new Problem('body_too_large');
-    let from = 0;
-    for (let at = part.indexOf(NEWLINE); at !== -1; at = part.indexOf(NEWLINE, from)) {
-      yield Buffer.concat([...rest, part.subarray(from, at)]);
-      rest = [];
-      restBytes = 0;
-      number++;
-      from = at + 1;
-    }
-    const tail = part.subarray(from);
-    restBytes += tail.length;
-    if (restBytes > maxLineBytes) throw invalidLine(number, 'too long');
-    if (tail.length > 0) rest.push(tail);
-  }
-  if (restBytes > 0) yield Buffer.concat(rest);
-}
-
-/** Whether a line contains only white space as JSON defines it. */
-const isBlank = (bytes: Buffer) => bytes.every((byte) => WHITE_SPACE.has(byte));
-
-/** @param path of the invalid field in the JSON value of the line */
-const invalidLine = (number: number, detail: string, path: readonly PropertyKey[] = []) =>
-  new Problem('validation_failed', {
-    detail: `Line ${number}: ${detail}`,
-    errors: [{ pointer: pointer([number - 1, ...path]), detail }],
-  });

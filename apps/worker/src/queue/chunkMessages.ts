@@ -3,7 +3,7 @@ import {
   type ChunkMessage,
   chunkMessageSchema,
   enqueueChunks,
-  inputOf,
+  inputsOf,
   isFinished,
   type JobItem,
   type JobRecord,
@@ -79,16 +79,24 @@ export function createBulkWork({
       checking = false;
     }, CHECK_EVERY_MS);
     try {
-      const outcomes = await Promise.all(
-        items.map((item, i) =>
-          runItem(
-            { id: `${jobId}/${chunk}/${i}`, input: inputOf(item), parameters, expired: () => ended },
-            add,
-            hold,
-          ),
-        ),
+      const results = await Promise.all(
+        items.map(async (item, i) => {
+          const outcomes = inputsOf(item).map((input, j) =>
+            runItem(
+              {
+                id: `${jobId}/${chunk}/${i}/${j}`,
+                input,
+                parameters: 'inputs' in item ? item.parameters : parameters,
+                expired: () => ended,
+              },
+              add,
+              hold,
+            ),
+          );
+          const found = (await Promise.all(outcomes)).map(resultOf);
+          return 'inputs' in item ? joined(found) : found[0];
+        }),
       );
-      const results = outcomes.map(resultOf);
       return results.every((result) => result !== undefined) ? results : undefined;
     } finally {
       clearInterval(check);
@@ -111,7 +119,7 @@ export function createBulkWork({
     const results = await running;
     // The job ended in the meantime; its record says how.
     if (results === undefined) return;
-    const { ended, handedOut } = await ledger.store(job, chunk, results, maxInFlight());
+    const { ended, handedOut } = await ledger.store(job, chunk, items, results, maxInFlight());
     if (ended) void logEnded(ledger, jobId, log);
     await enqueueChunks(queue, handedOut);
   };
@@ -136,6 +144,20 @@ function resultOf(outcome: Awaited<ReturnType<RunItem>>): StoredResult | undefin
     case 'expired':
       return undefined;
   }
+}
+
+/** The result of an item with several inputs: all of them are answered, or it fails with the first error. */
+function joined(results: readonly (StoredResult | undefined)[]): StoredResult | undefined {
+  const output: unknown[] = [];
+  let tokens = 0;
+  let truncated = false;
+  for (const result of results) {
+    if (result === undefined || 'error' in result) return result;
+    output.push(result.output);
+    tokens += result.tokens;
+    truncated ||= result.truncated ?? false;
+  }
+  return { output, tokens, ...(truncated ? { truncated: true } : {}) };
 }
 
 /** Whether a message carries items of a request; a chunk message names a job. */

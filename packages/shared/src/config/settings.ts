@@ -276,6 +276,15 @@ export const settingsSchema = z.object({
     unit: 'seconds',
     meaning: 'A job that is not finished this long after it was accepted fails; it keeps the results it has',
   }),
+  MAX_FILE_BYTES_PER_KEY: variable(whole(1024, 1_099_511_627_776).default(268_435_456), {
+    unit: 'bytes',
+    meaning: 'How much the uploaded files of a key may have in all',
+  }),
+  FILE_TTL_SECONDS: variable(whole(1, 31_536_000).default(86_400), {
+    unit: 'seconds',
+    meaning:
+      'An uploaded file is deleted this long after its upload, or after the last batch made from it ended',
+  }),
   RESULT_TTL_SECONDS: variable(whole(1, 31_536_000).default(86_400), {
     unit: 'seconds',
     meaning: 'A job, its texts and its results are deleted this long after it ended',

@@ -5,7 +5,9 @@
 -- ARGV  id, caller ('<model> <key id>'), key id, model, number of items, number of chunks, ms until an unfinished job
 --       fails, maximum of chunks in flight, not after (ms since the epoch, on Redis's clock; '' for no limit), fingerprint of the body, prefix of job
 --       keys, idempotency entry ('' for none), revision of the model, parameters (JSON),
---       bytes that the result of an item will take, hash of the model spec
+--       bytes that the result of an input will take, hash of the model spec, number of inputs, what the API family keeps
+--       with the job (JSON; '' for nothing), record of the file that it was made from ('' for none), ms that a file is kept,
+--       files that expire
 -- Returns {'accepted', now, chunks handed out…}, or {'known', id} (the idempotency entry names a job with the same
 --         fingerprint), {'mismatch'} (with another one), {'late'}, {'missing'} (part of the upload expired), {'revoked'},
 --         {'too large', limit}, {'allowance', limit, queued}
@@ -38,8 +40,9 @@ if redis.call('HLEN', keys.stage) ~= chunks or redis.call('STRLEN', keys.stageSt
   return { 'missing' }
 end
 local limit, queued = tonumber(owner[2]), tonumber(owner[3] or '0')
-if total > limit then return { 'too large', limit } end
-if queued + total > limit then return { 'allowance', limit, queued } end
+local inputs = tonumber(ARGV[17])
+if inputs > limit then return { 'too large', limit } end
+if queued + inputs > limit then return { 'allowance', limit, queued } end
 if idempotency ~= '' then
   redis.call('HSET', idempotency, 'job', id, 'fingerprint', ARGV[10])
   redis.call('PERSIST', idempotency)
@@ -51,10 +54,16 @@ redis.call('RENAME', keys.stageStarts, keys.starts)
 redis.call('PERSIST', keys.starts)
 redis.call('HSET', keys.job, 'v', '3', 'id', id, 'key_id', keyId, 'model', model, 'revision', ARGV[13],
   'parameters', ARGV[14], 'status', 'queued', 'total', total, 'chunks', chunks, 'next', 0, 'stored', 0, 'completed', 0,
-  'failed', 0, 'reserved', total, 'created_at_ms', now, 'idempotency', idempotency,
+  'failed', 0, 'reserved', inputs, 'created_at_ms', now, 'idempotency', idempotency,
   'result_bytes', ARGV[15], 'spec_hash', ARGV[16])
-redis.call('INCRBY', keys.resultBytes, total * tonumber(ARGV[15]))
-redis.call('HINCRBY', keys.key, 'bulk_queued', total)
+if ARGV[18] ~= '' then redis.call('HSET', keys.job, 'details', ARGV[18]) end
+if ARGV[19] ~= '' then
+  redis.call('HSET', keys.job, 'file', ARGV[19], 'file_ttl', ARGV[20], 'expiring_files', ARGV[21])
+  -- Until the job has ended, at the latest.
+  keepFile(keys.job, now + tonumber(ARGV[7]))
+end
+redis.call('INCRBY', keys.resultBytes, inputs * tonumber(ARGV[15]))
+redis.call('HINCRBY', keys.key, 'bulk_queued', inputs)
 redis.call('ZADD', keys.jobs, now, id)
 redis.call('ZADD', keys.unfinished, now + tonumber(ARGV[7]), id)
 redis.call('RPUSH', keys.backlog, id)

@@ -8,6 +8,7 @@ import { names } from '../redis/names.js';
 import {
   type ChunkRef,
   chunkRefSchema,
+  inputsOf,
   type JobItem,
   type JobRecord,
   type JobRef,
@@ -121,6 +122,10 @@ export class Ledger {
       revision: string;
       specHash: string;
       parameters: unknown;
+      /** What the API family keeps with the job. */
+      details?: unknown;
+      /** The file that it was made from, which is kept for some time after the job has ended. */
+      file?: { record: string; ttlMs: number };
       idempotencyKey: string | undefined;
       fingerprint: string;
       maxInFlight: number;
@@ -161,10 +166,61 @@ export class Ledger {
         job.idempotencyKey ?? '',
         job.revision,
         JSON.stringify(job.parameters),
-        Math.ceil(stage.resultBytes / Math.max(1, items)),
+        Math.ceil(stage.resultBytes / Math.max(1, stage.inputs)),
         job.specHash,
+        stage.inputs,
+        job.details === undefined ? '' : JSON.stringify(job.details),
+        job.file?.record ?? '',
+        job.file?.ttlMs ?? '',
+        names.expiringFiles,
       ),
     );
+  }
+
+  /**
+   * Records a job that failed before it had any items.
+   * @param reason why
+   */
+  async recordFailed(
+    jobId: string,
+    {
+      keyId,
+      modelId,
+      reason,
+      details,
+      nowMs,
+    }: { keyId: string; modelId: string; reason: string; details: unknown; nowMs: number },
+  ): Promise<void> {
+    const now = Math.round(nowMs);
+    const expires = now + this.#options.resultTtlMs;
+    const record = {
+      v: RECORD_VERSION,
+      id: jobId,
+      key_id: keyId,
+      model: modelId,
+      revision: '',
+      spec_hash: '',
+      parameters: '{}',
+      status: 'failed',
+      total: 0,
+      chunks: 0,
+      stored: 0,
+      completed: 0,
+      failed: 0,
+      created_at_ms: now,
+      finished_at_ms: now,
+      expires_at_ms: expires,
+      error: reason,
+      details: JSON.stringify(details),
+    };
+    const replies = await this.#redis
+      .multi()
+      .hset(names.job(jobId), record)
+      .pexpireat(names.job(jobId), expires)
+      .zadd(names.jobs(keyId), now, jobId)
+      .zadd(names.finished, expires, `${keyId} ${jobId}`)
+      .exec();
+    for (const [error] of replies ?? []) if (error) throw error;
   }
 
   /** Reads a job's record. Returns undefined if the job does not exist, or if its record has another version. */
@@ -217,6 +273,7 @@ export class Ledger {
   async store(
     job: JobRef,
     chunk: number,
+    items: readonly JobItem[],
     results: readonly StoredResult[],
     maxInFlight: number,
   ): Promise<Storing> {
@@ -235,6 +292,7 @@ export class Ledger {
         maxInFlight,
         this.#options.resultTtlMs,
         names.job(''),
+        items.reduce((sum, item) => sum + inputsOf(item).length, 0),
       ),
     );
     return { ended: ended === 1, handedOut };

@@ -40,12 +40,23 @@ local function handOut(keys, jobKey, caller, max, now)
   return handedOut
 end
 
--- Returns items to a key's bulk allowance, and the bytes reserved for their results. If the key's record was deleted and
--- created again, its count may be lower than `items`, so it stops at 0.
-local function release(keys, items)
+-- Keeps the file that a job was made from for the time that a file is kept after `ends`.
+local function keepFile(job, ends)
+  local record = redis.call('HMGET', job, 'file', 'file_ttl', 'expiring_files', 'key_id')
+  if not record[1] then return end
+  local id = redis.call('HGET', record[1], 'id')
+  if not id then return end
+  local expires = ends + tonumber(record[2])
+  redis.call('HSET', record[1], 'expires_at_ms', expires)
+  redis.call('ZADD', record[3], expires, record[4] .. ' ' .. id)
+end
+
+-- Returns inputs to a key's bulk allowance, and the bytes reserved for their results. If the key's record was deleted and
+-- created again, its count may be lower than `inputs`, so it stops at 0.
+local function release(keys, inputs)
   local queued = tonumber(redis.call('HGET', keys.key, 'bulk_queued') or '0')
-  if queued > 0 then redis.call('HSET', keys.key, 'bulk_queued', math.max(0, queued - items)) end
-  local bytes = items * tonumber(redis.call('HGET', keys.job, 'result_bytes') or '0')
+  if queued > 0 then redis.call('HSET', keys.key, 'bulk_queued', math.max(0, queued - inputs)) end
+  local bytes = inputs * tonumber(redis.call('HGET', keys.job, 'result_bytes') or '0')
   local reserved = tonumber(redis.call('GET', keys.resultBytes) or '0')
   if reserved > bytes then
     redis.call('SET', keys.resultBytes, string.format('%.0f', reserved - bytes))
@@ -84,6 +95,7 @@ local function finish(keys, id, status, reason, now, ttl)
       end
     end
   end
+  keepFile(keys.job, now)
   redis.call('PUBLISH', keys.changes, id)
   return withdrawn
 end

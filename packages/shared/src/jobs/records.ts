@@ -11,15 +11,28 @@ export type JobStatus = z.infer<typeof jobStatusSchema>;
 export const isFinished = (status: JobStatus): boolean => status !== 'queued' && status !== 'running';
 
 const id = z.union([z.string(), z.number()]).optional();
-/** One item of a job as it was sent: a text or another input, and the caller's own id if it gave one. */
+/**
+ * One item of a job as it was sent: a text, another input, or a request with several inputs and parameters of its own; and
+ * the caller's own id if it gave one.
+ */
 export const jobItemSchema = z.union([
   z.object({ text: z.string(), id }),
+  z.object({
+    inputs: z.array(z.unknown()).min(1),
+    parameters: z.record(z.string(), z.unknown()),
+    /** How the API family shows the outputs. */
+    format: z.string().exactOptional(),
+    id,
+  }),
   z.object({ input: z.unknown(), id }),
 ]);
 export type JobItem = z.infer<typeof jobItemSchema>;
 
-/** The input of an item, for the model's task. */
-export const inputOf = (item: JobItem): unknown => ('text' in item ? item.text : item.input);
+/** The inputs of an item, for the model's task. */
+export function inputsOf(item: JobItem): readonly unknown[] {
+  if ('text' in item) return [item.text];
+  return 'inputs' in item ? item.inputs : [item.input];
+}
 
 /** The stored result of one item. */
 export const storedResultSchema = z.union([
@@ -29,7 +42,7 @@ export const storedResultSchema = z.union([
     detail: z.string().optional(),
   }),
   z.object({
-    /** The model's task parses it. */
+    /** The model's task parses it. Of an item with several inputs, the list of their outputs. */
     output: z.unknown(),
     /** Tokens that the model read. */
     tokens: z.int().min(0),
@@ -63,6 +76,7 @@ export const jobRecordSchema = z
     finished_at_ms: number.optional(),
     expires_at_ms: number.optional(),
     error: z.string().optional(),
+    details: json(z.unknown()).optional(),
   })
   .transform((record) => ({
     id: record.id,
@@ -87,6 +101,8 @@ export const jobRecordSchema = z
     finishedAtMs: record.finished_at_ms,
     expiresAtMs: record.expires_at_ms,
     error: record.error,
+    /** What the API family that created the job keeps with it. */
+    details: record.details,
   }));
 
 /** The record of a job: the only source of truth about it. */

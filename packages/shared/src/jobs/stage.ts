@@ -1,6 +1,6 @@
 import type { Redis } from 'ioredis';
 import { names } from '../redis/names.js';
-import { CHUNK_ITEMS, CHUNK_ROWS, type JobItem } from './records.js';
+import { CHUNK_ITEMS, CHUNK_ROWS, inputsOf, type JobItem } from './records.js';
 
 /** What an upload has staged expires after this long without another piece, in milliseconds. */
 const STAGE_TTL_MS = 60_000;
@@ -23,6 +23,8 @@ export class Stage {
   #sentMs = performance.now();
   /** Items so far. */
   items = 0;
+  /** Inputs of the items so far. */
+  inputs = 0;
   /** Chunks that are staged, or will be with the next piece. */
   chunks = 0;
   /** Pieces sent to Redis. */
@@ -46,6 +48,7 @@ export class Stage {
     this.#chunk.push(item);
     this.#chunkRows += rows;
     this.items++;
+    this.inputs += inputsOf(item).length;
     this.resultBytes += resultBytes;
     if (this.#chunk.length === CHUNK_ITEMS) this.#closeChunk();
     if (this.#bytes >= PIECE_BYTES || performance.now() - this.#sentMs > PIECE_MS) await this.#send();

@@ -3,7 +3,7 @@
 --
 -- KEYS  job, items, results, starts, resultBytes, key, backlog, inFlight, callers, unfinished, finished, changes (a channel)
 -- ARGV  id, chunk, caller, results (packed), number of answers, number of errors, maximum of chunks in flight,
---       ms that a finished job is kept, prefix of job keys
+--       ms that a finished job is kept, prefix of job keys, number of inputs of its items
 -- Returns {1 if this ended the job, else 0, chunks handed out…}
 
 local names = { 'job', 'items', 'results', 'starts', 'resultBytes', 'key', 'backlog', 'inFlight', 'callers', 'unfinished',
@@ -21,8 +21,8 @@ if live(status) and redis.call('HSETNX', keys.results, chunk, ARGV[4]) == 1 then
   if status == 'queued' then redis.call('HSET', keys.job, 'status', 'running', 'started_at_ms', now) end
   redis.call('HINCRBY', keys.job, 'completed', answers)
   redis.call('HINCRBY', keys.job, 'failed', errors)
-  redis.call('HINCRBY', keys.job, 'reserved', -(answers + errors))
-  release(keys, answers + errors)
+  redis.call('HINCRBY', keys.job, 'reserved', -tonumber(ARGV[10]))
+  release(keys, tonumber(ARGV[10]))
   if redis.call('HINCRBY', keys.job, 'stored', 1) == tonumber(redis.call('HGET', keys.job, 'chunks')) then
     finish(keys, id, 'completed', '', now, tonumber(ARGV[8]))
     ended = 1

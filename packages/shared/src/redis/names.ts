@@ -53,6 +53,14 @@ export const names = {
   finished: `${PREFIX}:finished`,
   /** Channel: ids of jobs whose record changed. */
   changes: `${PREFIX}:changes`,
+  /** HASH: the record of a file. */
+  file: (fileId: string) => `${PREFIX}:file:${fileId}`,
+  /** HASH: the pieces of a file by their number. */
+  filePieces: (fileId: string) => `${PREFIX}:file:${fileId}:pieces`,
+  /** ZSET: a key's files by the time they were stored. */
+  files: (keyId: string) => `${PREFIX}:files:${keyId}`,
+  /** ZSET: files, as `<key id> <file>`, by the time they expire. */
+  expiringFiles: `${PREFIX}:expiring-files`,
   /** STRING: held by the gateway that sweeps now. */
   sweep: `${PREFIX}:sweep`,
   /** STRING: written only to see whether Redis accepts writes. */

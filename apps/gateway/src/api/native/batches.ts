@@ -1,9 +1,8 @@
-import { batchHeaders } from '@sluice/contract';
 import type { KeyRecord } from '@sluice/shared';
 import { textClassification } from '@sluice/tasks';
-import type { Request } from 'express';
 import type { RedisMemory } from '../../admission/redisMemory.js';
 import { Problem } from '../../http/problem.js';
+import { idempotencyKeyOf } from '../../jobs/idempotencyKey.js';
 import type { createSubmitJob, Submitted } from '../../jobs/submission.js';
 import type { createReadUpload, Upload } from '../../jobs/upload.js';
 import type { Catalog } from '../../models/catalog.js';
@@ -68,13 +67,4 @@ export function batchRoutes({
       return { message: 'Processing started', job_id: jobId, status, total, status_url: url };
     },
   };
-}
-
-/** The `Idempotency-Key` of a request; undefined if it has none. @throws Problem `validation_failed` */
-function idempotencyKeyOf(request: Request): string | undefined {
-  const parsed = batchHeaders.safeParse({ 'Idempotency-Key': request.get('Idempotency-Key') });
-  if (parsed.success) return parsed.data['Idempotency-Key'];
-  throw new Problem('validation_failed', {
-    detail: `Idempotency-Key: ${parsed.error.issues[0]?.message}`,
-  });
 }

@@ -1,11 +1,10 @@
 import { type Bounds, batchBody, batchLine, familyRoutesFor, routesFor } from '@sluice/contract';
-import type { Ledger, Log, RedisClock, Settings } from '@sluice/shared';
-import type { Redis } from 'ioredis';
-import { RedisMemory } from '../../admission/redisMemory.js';
+import type { Ledger, Log, Settings } from '@sluice/shared';
+import type { RedisMemory } from '../../admission/redisMemory.js';
 import { createReadBody, LARGE_BODIES } from '../../http/body.js';
 import { createFamily, type Family } from '../../http/family.js';
 import type { Changes } from '../../jobs/changes.js';
-import { createSubmitJob } from '../../jobs/submission.js';
+import type { createSubmitJob } from '../../jobs/submission.js';
 import { createReadUpload } from '../../jobs/upload.js';
 import type { RateLimit } from '../../limits/rateLimit.js';
 import type { StreamLimit } from '../../limits/streamLimit.js';
@@ -23,8 +22,8 @@ import { problemJson } from './problemJson.js';
 interface Services {
   settings: Settings;
   bounds: Bounds;
-  redis: Redis;
-  clock: RedisClock;
+  memory: RedisMemory;
+  submitJob: ReturnType<typeof createSubmitJob>;
   catalog: Catalog;
   answerInputs: AnswerInputs;
   ledger: Ledger;
@@ -42,8 +41,8 @@ export function nativeFamily(services: Services): Family {
   const {
     settings,
     bounds,
-    redis,
-    clock,
+    memory,
+    submitJob,
     catalog,
     answerInputs,
     ledger,
@@ -57,7 +56,6 @@ export function nativeFamily(services: Services): Family {
   } = services;
   const routes = routesFor(bounds);
   const line = batchLine(bounds);
-  const memory = new RedisMemory(redis);
   const family = createFamily(
     routes,
     {
@@ -73,16 +71,7 @@ export function nativeFamily(services: Services): Family {
           maxBytes: settings.MAX_BATCH_BYTES,
           maxLineBytes: maxLineBytes(catalog, bounds.maxTextChars),
         }),
-        submitJob: createSubmitJob({
-          ledger,
-          catalog,
-          clock,
-          memory,
-          maxItems: settings.MAX_BATCH_TEXTS,
-          maxRows: settings.MAX_INPUTS,
-          maxTextChars: bounds.maxTextChars,
-          log,
-        }),
+        submitJob,
       }),
       ...jobRoutes({ ledger, catalog, changes, streamLimit, draining, log }),
       ...accountRoutes(rateLimit),

@@ -100,6 +100,12 @@ export async function streamResults(
   response.end();
 }
 
+/** The input of an item as it was sent. */
+function shownInput(item: JobItem): Pick<JobResult, 'text' | 'input' | 'inputs'> {
+  if ('text' in item) return { text: item.text };
+  return 'inputs' in item ? { inputs: [...item.inputs] } : { input: item.input };
+}
+
 function resultBody(
   index: number,
   item: JobItem,
@@ -111,7 +117,7 @@ function resultBody(
   const base = {
     index,
     ...(id === undefined ? {} : { id }),
-    ...('text' in item ? { text: item.text } : { input: item.input }),
+    ...shownInput(item),
   };
   if (result === undefined) {
     return {

@@ -4,7 +4,7 @@ import type { Context, HandlersOf } from '../../http/family.js';
 import { Problem } from '../../http/problem.js';
 import type { AnswerInputs } from '../../models/answerInputs.js';
 import type { Catalog } from '../../models/catalog.js';
-import { base64Of, numbersOf, showEach } from '../../models/jsonOutput.js';
+import { base64Of, type EncodingFormat, numbersOf, showEach } from '../../models/jsonOutput.js';
 
 interface Services {
   catalog: Catalog;
@@ -32,18 +32,40 @@ export function embeddingsHandlers({
       signal,
       response,
     });
-    const show = body.encoding_format === 'base64' ? base64Of : numbersOf;
-    const vectors = await showEach(answers, ({ output }) => show(vectorSchema.parse(output)));
+    const vectors = answers.map(({ output }) => vectorSchema.parse(output));
     const tokens = answers.reduce((sum, answer) => sum + answer.tokens, 0);
-    return {
-      object: 'list' as const,
-      data: vectors.map((embedding, index) => ({ object: 'embedding' as const, index, embedding })),
-      model: model.spec.id,
-      usage: { prompt_tokens: tokens, total_tokens: tokens },
-    };
+    const format = body.encoding_format ?? 'float';
+    // Vectors take long to write as decimals, so other requests go on in between.
+    const shown = await showEach(vectors, (vector) => shownVector(vector, format));
+    return listOf(model.spec.id, shown, tokens);
   }
   return { embeddings, embeddingsWithoutVersion: embeddings };
 }
+
+const shownVector = (vector: Float32Array, format: EncodingFormat) =>
+  format === 'base64' ? base64Of(vector) : numbersOf(vector);
+
+function listOf(model: string, embeddings: readonly (string | number[])[], tokens: number) {
+  return {
+    object: 'list' as const,
+    data: embeddings.map((embedding, index) => ({ object: 'embedding' as const, index, embedding })),
+    model,
+    usage: { prompt_tokens: tokens, total_tokens: tokens },
+  };
+}
+
+/** The body of a response with embeddings, for a request of a batch. */
+export const embeddingsAnswer = (
+  model: string,
+  vectors: readonly Float32Array[],
+  tokens: number,
+  format: EncodingFormat,
+) =>
+  listOf(
+    model,
+    vectors.map((vector) => shownVector(vector, format)),
+    tokens,
+  );
 
 /** @throws Problem `validation_failed` for token ids: they are of another model's tokenizer */
 export function refuseTokens(inputs: readonly unknown[]): void {

@@ -25,7 +25,7 @@ function isMultiLabel(model: CatalogEntry): boolean | undefined {
  * The named model, or the first one whose labels are independent of each other.
  * @throws Problem `model_not_found`, `wrong_task`, `no_worker`
  */
-function moderationModel(catalog: Catalog, name: string | undefined): CatalogEntry {
+export function moderationModel(catalog: Catalog, name: string | undefined): CatalogEntry {
   const classifiers = catalog.entries.filter(({ spec }) => spec.task === textClassification.name);
   const model =
     name === undefined
@@ -43,7 +43,7 @@ function moderationModel(catalog: Catalog, name: string | undefined): CatalogEnt
 }
 
 /** The texts of a request: one, a list, or the parts of one text. */
-function moderationInputs(given: unknown): { inputs: unknown[]; isList: boolean } {
+export function moderationInputs(given: unknown): { inputs: unknown[]; isList: boolean } {
   if (!Array.isArray(given)) return { inputs: [given], isList: false };
   refuseTokens(given);
   if (!given.some((part) => typeof part === 'object' && part !== null))
@@ -69,6 +69,14 @@ function moderationOf(scores: readonly LabelScore[], threshold: number) {
   };
 }
 
+/** The body of a response with moderations. */
+export const moderationsAnswer = (
+  id: string,
+  model: string,
+  outputs: readonly (readonly LabelScore[])[],
+  threshold: number,
+) => ({ id, model, results: outputs.map((scores) => moderationOf(scores, threshold)) });
+
 /** Handler of the route about moderations. */
 export function moderationsHandlers({
   catalog,
@@ -85,11 +93,12 @@ export function moderationsHandlers({
         signal,
         response,
       });
-      return {
-        id: `modr-${randomUUID().replaceAll('-', '')}`,
-        model: model.spec.id,
-        results: answers.map(({ output }) => moderationOf(output, model.spec.threshold)),
-      };
+      return moderationsAnswer(
+        `modr-${randomUUID().replaceAll('-', '')}`,
+        model.spec.id,
+        answers.map(({ output }) => output),
+        model.spec.threshold,
+      );
     },
   };
 }

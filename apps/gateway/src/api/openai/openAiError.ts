@@ -10,6 +10,8 @@ const CODES: Partial<Record<ProblemCode, string>> = {
   rate_limited: 'rate_limit_exceeded',
   input_too_long: 'context_length_exceeded',
 };
+/** OpenAI's clients send a request again after 408 and 429, which would not help here. */
+const HOPELESS: ReadonlySet<ProblemCode> = new Set(['analysis_timed_out', 'file_allowance_used']);
 const FIRST_SERVER_STATUS = 500;
 const TOO_MANY_REQUESTS = 429;
 
@@ -32,8 +34,7 @@ export const openAiError: ErrorFormat = {
   errors: openAiErrors,
   headers: (problem) => ({
     ...(problem instanceof RateLimited ? openAiLimitHeaders(problem.windows) : {}),
-    // OpenAI's clients send a request again after 408. Its answer would be as late again.
-    ...(problem.code === 'analysis_timed_out' ? { 'x-should-retry': 'false' } : {}),
+    ...(HOPELESS.has(problem.code) ? { 'x-should-retry': 'false' } : {}),
   }),
   body: (problem) => ({
     error: {

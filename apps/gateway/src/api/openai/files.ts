@@ -1,0 +1,167 @@
+import { once } from 'node:events';
+import type { OpenAiFile, OpenAiRoutes } from '@sluice/contract';
+import type { Ledger } from '@sluice/shared';
+import type { Response } from 'express';
+import type { FileRecord, Files } from '../../files/files.js';
+import type { HandlersOf } from '../../http/family.js';
+import { readForm } from '../../http/multipart.js';
+import { fromRedis, Problem } from '../../http/problem.js';
+import { type OutputKind, outputIdOf, outputOf } from './batchIds.js';
+import { batchJobs } from './batchJobs.js';
+import { outputLines } from './batchOutput.js';
+import { type BatchJob, batchOf, hasErrors, hasOutput, unixSeconds } from './batchRecord.js';
+
+interface Services {
+  files: Files;
+  ledger: Ledger;
+}
+
+/** A client that reads nothing for this long, in milliseconds, is disconnected. */
+const READ_TIMEOUT_MS = 60_000;
+const PURPOSE = 'batch';
+
+type FileRoutes = 'createFile' | 'files' | 'file' | 'deleteFile' | 'fileContent';
+
+const uploaded = (record: FileRecord): OpenAiFile => ({
+  id: record.id,
+  object: 'file',
+  bytes: record.bytes,
+  created_at: unixSeconds(record.createdAtMs),
+  expires_at: unixSeconds(record.expiresAtMs),
+  filename: record.name,
+  purpose: PURPOSE,
+  status: 'processed',
+});
+
+function outputFile({ job }: BatchJob, kind: OutputKind, bytes: number | null): OpenAiFile {
+  return {
+    id: outputIdOf(job.id, kind),
+    object: 'file',
+    bytes,
+    created_at: unixSeconds(job.finishedAtMs ?? job.createdAtMs),
+    expires_at: job.expiresAtMs === undefined ? null : unixSeconds(job.expiresAtMs),
+    filename: `batch_${job.id}_${kind}.jsonl`,
+    purpose: 'batch_output',
+    status: 'processed',
+  };
+}
+
+const noFile = (id: string) =>
+  new Problem('not_found', { detail: `Not Found: no file of this key has the id "${id}"` });
+
+/** Handlers of the routes about files. The outputs of batches are files too, which are read from the ledger. */
+export function fileHandlers({ files, ledger }: Services): Pick<HandlersOf<OpenAiRoutes>, FileRoutes> {
+  /** The ended batch that a file is an output of; undefined for an uploaded file. */
+  async function batchWith(
+    fileId: string,
+    keyId: string,
+  ): Promise<(BatchJob & { kind: OutputKind }) | undefined> {
+    const output = outputOf(fileId);
+    if (output === undefined) return undefined;
+    const job = await fromRedis(ledger.read(output.jobId));
+    const batch = job?.keyId === keyId ? batchOf(job) : undefined;
+    const exists = output.kind === 'output' ? hasOutput : hasErrors;
+    if (batch === undefined || !exists(batch.job)) throw noFile(fileId);
+    return { ...batch, kind: output.kind };
+  }
+
+  return {
+    async createFile({ caller, request, response }) {
+      const { form, content } = readForm(request, response, 'file');
+      try {
+        const record = await files.store(caller.record.id, content, () => {
+          const purpose = form.fields.get('purpose');
+          if (form.fileName === undefined) throw wrong('file', 'Give the file as the field "file"');
+          if (purpose !== PURPOSE)
+            throw wrong(
+              'purpose',
+              `The only purpose is "${PURPOSE}", not ${purpose === undefined ? 'none' : `"${purpose}"`}`,
+            );
+          const expiry = [...form.fields.keys()].find((name) => name.startsWith('expires_after'));
+          if (expiry !== undefined)
+            throw wrong('expires_after', 'Not supported: files expire after FILE_TTL_SECONDS of the server');
+          return { name: form.fileName, purpose };
+        });
+        return uploaded(record);
+      } finally {
+        await content.return(undefined);
+      }
+    },
+
+    async files({ caller, query }) {
+      const all: OpenAiFile[] = (await files.list(caller.record.id)).map(uploaded);
+      for await (const batch of batchJobs(ledger, caller.record.id)) {
+        if (hasOutput(batch.job)) all.push(outputFile(batch, 'output', null));
+        if (hasErrors(batch.job)) all.push(outputFile(batch, 'errors', null));
+      }
+      const direction = query.order === 'asc' ? 1 : -1;
+      const wanted = all
+        .filter(({ purpose }) => query.purpose === undefined || purpose === query.purpose)
+        .sort((a, b) => direction * (a.created_at - b.created_at || (a.id < b.id ? -1 : 1)));
+      const from = query.after === undefined ? 0 : wanted.findIndex(({ id }) => id === query.after) + 1;
+      if (query.after !== undefined && from === 0) throw wrong('after', 'No file of this key has this id');
+      const data = wanted.slice(from, from + query.limit);
+      return pageOf(data, from + data.length < wanted.length);
+    },
+
+    async file({ caller, params }) {
+      const batch = await batchWith(params.id, caller.record.id);
+      if (batch === undefined) return uploaded(await files.of(caller.record.id, params.id));
+      let bytes = 0;
+      for await (const lines of outputLines(ledger, batch, batch.kind)) bytes += Buffer.byteLength(lines);
+      return outputFile(batch, batch.kind, bytes);
+    },
+
+    async deleteFile({ caller, params }) {
+      const batch = await batchWith(params.id, caller.record.id);
+      if (batch)
+        throw wrong(
+          '',
+          'The outputs of a batch are deleted with it: DELETE /jobs/<id>, or wait until it expires',
+        );
+      await files.of(caller.record.id, params.id);
+      await fromRedis(files.erase(caller.record.id, params.id));
+      return { id: params.id, object: 'file', deleted: true };
+    },
+
+    async fileContent({ caller, params, request, response, signal }) {
+      const batch = await batchWith(params.id, caller.record.id);
+      const record = batch ? undefined : await files.of(caller.record.id, params.id);
+      const parts = batch ? outputLines(ledger, batch, batch.kind) : record && files.content(record);
+      response.status(200).type('application/octet-stream');
+      if (record) response.set('Content-Length', String(record.bytes));
+      if (request.method === 'HEAD' || parts === undefined) response.end();
+      else await send(parts, response, signal);
+      return undefined;
+    },
+  };
+}
+
+/** Sends a file part by part. @throws what the parts throw, after which the route breaks off the response */
+async function send(
+  parts: AsyncIterable<string | Buffer>,
+  response: Response,
+  signal: AbortSignal,
+): Promise<void> {
+  for await (const part of parts) {
+    if (signal.aborted) return;
+    if (response.write(part)) continue;
+    const timeout = AbortSignal.any([signal, AbortSignal.timeout(READ_TIMEOUT_MS)]);
+    await once(response, 'drain', { signal: timeout }).catch(() => response.destroy());
+  }
+  response.end();
+}
+
+const wrong = (field: string, detail: string) =>
+  new Problem('validation_failed', { errors: [{ pointer: field && `/${field}`, detail }] });
+
+/** A page of a list. */
+export function pageOf<Item extends { id: string }>(data: Item[], hasMore: boolean) {
+  return {
+    object: 'list' as const,
+    data,
+    first_id: data[0]?.id ?? null,
+    last_id: data.at(-1)?.id ?? null,
+    has_more: hasMore,
+  };
+}

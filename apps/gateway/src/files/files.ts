@@ -1,0 +1,232 @@
+import { randomUUID } from 'node:crypto';
+import { readFileSync } from 'node:fs';
+import { COMMAND_TIMEOUT_MS, names, type RedisClock } from '@sluice/shared';
+import type { Redis, Result } from 'ioredis';
+import { z } from 'zod';
+import { RedisMemory } from '../admission/redisMemory.js';
+import { fromRedis, Problem } from '../http/problem.js';
+
+// The scripts stay in src/: two folders up from src/files and from dist/files alike.
+const read = (file: string) => readFileSync(new URL(`../../src/files/${file}`, import.meta.url), 'utf8');
+
+declare module 'ioredis' {
+  interface RedisCommander<Context> {
+    storeFile(keyCount: number, ...keysAndArgs: (string | number)[]): Result<unknown, Context>;
+    eraseFile(keyCount: number, ...keysAndArgs: string[]): Result<unknown, Context>;
+  }
+}
+
+/** A file is stored in pieces of at least this size, so that it is never in memory as a whole. */
+const PIECE_BYTES = 128 * 1024;
+/** What an upload has staged expires after this long without another piece, in milliseconds. */
+const STAGE_TTL_MS = 60_000;
+
+const number = z.coerce.number();
+const recordSchema = z
+  .object({
+    id: z.string(),
+    key_id: z.string(),
+    bytes: number,
+    pieces: number,
+    name: z.string(),
+    purpose: z.string(),
+    created_at_ms: number,
+    expires_at_ms: number,
+  })
+  .transform((record) => ({
+    id: record.id,
+    keyId: record.key_id,
+    bytes: record.bytes,
+    pieces: record.pieces,
+    name: record.name,
+    purpose: record.purpose,
+    createdAtMs: record.created_at_ms,
+    expiresAtMs: record.expires_at_ms,
+  }));
+
+/** The record of a file. */
+export type FileRecord = z.infer<typeof recordSchema>;
+
+const storeReply = z.union([
+  z.tuple([z.literal('stored'), z.number()]),
+  z.tuple([z.literal('used up'), z.number()]),
+  z.tuple([z.enum(['late', 'missing', 'revoked'])]),
+]);
+
+interface FilesOptions {
+  redis: Redis;
+  clock: RedisClock;
+  /** How long a file is kept after its upload, or after the end of the last batch that used it, in milliseconds. */
+  ttlMs: number;
+  /** Bytes that the files of a key may have in all. */
+  maxBytesPerKey: number;
+}
+
+/** Files of the callers in Redis. Each is stored as a whole or not at all. */
+export class Files {
+  #redis: Redis;
+  #clock: RedisClock;
+  #memory: RedisMemory;
+  #maxBytesPerKey: number;
+  readonly ttlMs: number;
+
+  constructor({ redis, clock, ttlMs, maxBytesPerKey }: FilesOptions) {
+    this.#redis = redis;
+    this.#clock = clock;
+    this.#memory = new RedisMemory(redis);
+    this.#maxBytesPerKey = maxBytesPerKey;
+    this.ttlMs = ttlMs;
+    redis.defineCommand('storeFile', { lua: read('store.lua') });
+    redis.defineCommand('eraseFile', { lua: read('erase.lua') });
+  }
+
+  /**
+   * Stores a file as it arrives. What has arrived of an upload that breaks off expires.
+   * @param content the bytes of the file
+   * @param about called when all bytes have arrived: what is known then about the file
+   * @throws Problem `file_too_large`, `file_allowance_used`, `nearly_full`, `storage_full`, `unavailable`,
+   *   `invalid_api_key`; what `content` and `about` throw
+   */
+  async store(
+    keyId: string,
+    content: AsyncIterable<Buffer>,
+    about: () => { name: string; purpose: string },
+  ): Promise<FileRecord> {
+    const id = `file-${randomUUID().replaceAll('-', '')}`;
+    const stage = names.filePieces(`${id}:stage`);
+    try {
+      const { bytes, pieces } = await this.#stage(keyId, stage, content);
+      const { name, purpose } = about();
+      return await this.#accept({ id, keyId, bytes, pieces, name, purpose }, stage);
+    } catch (error) {
+      // It expires if this fails.
+      this.#redis.unlink(stage).catch(() => {});
+      throw error;
+    }
+  }
+
+  /** A file of a key. @throws Problem `not_found` or `unavailable` */
+  async of(keyId: string, fileId: string): Promise<FileRecord> {
+    const record = recordSchema.safeParse(await fromRedis(this.#redis.hgetall(names.file(fileId)))).data;
+    if (record?.keyId !== keyId) throw noFile(fileId);
+    return record;
+  }
+
+  /** The files of a key, oldest first. @throws Problem `unavailable` */
+  async list(keyId: string): Promise<FileRecord[]> {
+    const ids = await fromRedis(this.#redis.zrange(names.files(keyId), '0', '-1'));
+    const records = await fromRedis(Promise.all(ids.map((id) => this.#redis.hgetall(names.file(id)))));
+    return records.flatMap((record) => recordSchema.safeParse(record).data ?? []);
+  }
+
+  /** The bytes of a file, piece by piece. @throws Problem `not_found` if it is erased meanwhile; `unavailable` */
+  async *content({ id, pieces }: FileRecord): AsyncGenerator<Buffer> {
+    for (let i = 0; i < pieces; i++) {
+      const piece = await fromRedis(this.#redis.hgetBuffer(names.filePieces(id), String(i)));
+      if (piece === null) throw noFile(id);
+      yield piece;
+    }
+  }
+
+  /** @throws what the Redis connection throws */
+  async erase(keyId: string, fileId: string): Promise<void> {
+    const keys = [
+      names.filePieces(fileId),
+      names.file(fileId),
+      names.key(keyId),
+      names.files(keyId),
+      names.expiringFiles,
+    ];
+    await this.#redis.eraseFile(keys.length, ...keys, fileId, keyId);
+  }
+
+  async #stage(keyId: string, stage: string, content: AsyncIterable<Buffer>) {
+    const stored = Number((await fromRedis(this.#redis.hget(names.key(keyId), 'file_bytes'))) ?? 0);
+    let bytes = 0;
+    let pieces = 0;
+    let piece: Buffer[] = [];
+    let pieceBytes = 0;
+    const send = async () => {
+      await this.#memory.check(0);
+      const replies = await fromRedis(
+        this.#redis
+          .multi()
+          .hset(stage, String(pieces), Buffer.concat(piece))
+          .pexpire(stage, STAGE_TTL_MS)
+          .exec(),
+      );
+      for (const [error] of replies ?? []) if (error) await fromRedis(Promise.reject(error));
+      pieces++;
+      piece = [];
+      pieceBytes = 0;
+    };
+    for await (const part of content) {
+      bytes += part.length;
+      if (bytes > this.#maxBytesPerKey)
+        throw new Problem('file_too_large', {
+          detail: `A file may have at most ${this.#maxBytesPerKey} bytes`,
+        });
+      if (stored + bytes > this.#maxBytesPerKey) throw this.#usedUp(stored);
+      piece.push(part);
+      pieceBytes += part.length;
+      if (pieceBytes >= PIECE_BYTES) await send();
+    }
+    if (pieceBytes > 0) await send();
+    return { bytes, pieces };
+  }
+
+  async #accept(
+    { id, keyId, bytes, pieces, name, purpose }: Omit<FileRecord, 'createdAtMs' | 'expiresAtMs'>,
+    stage: string,
+  ): Promise<FileRecord> {
+    const nowMs = this.#clock.now();
+    if (this.#clock.away || nowMs === undefined) throw new Problem('unavailable');
+    const keys = [
+      stage,
+      names.filePieces(id),
+      names.file(id),
+      names.key(keyId),
+      names.files(keyId),
+      names.expiringFiles,
+    ];
+    const [kind, value = 0] = storeReply.parse(
+      await fromRedis(
+        this.#redis.storeFile(
+          keys.length,
+          ...keys,
+          ...[id, keyId, bytes, pieces, name, purpose, this.ttlMs, this.#maxBytesPerKey],
+          nowMs + COMMAND_TIMEOUT_MS,
+        ),
+      ),
+    );
+    switch (kind) {
+      case 'stored':
+        return {
+          id,
+          keyId,
+          bytes,
+          pieces,
+          name,
+          purpose,
+          createdAtMs: value,
+          expiresAtMs: value + this.ttlMs,
+        };
+      case 'used up':
+        throw this.#usedUp(value);
+      case 'revoked':
+        throw new Problem('invalid_api_key');
+      case 'late':
+      case 'missing':
+        throw new Problem('unavailable');
+    }
+  }
+
+  #usedUp(stored: number): Problem {
+    return new Problem('file_allowance_used', {
+      detail: `The files of this key have ${stored} of the ${this.#maxBytesPerKey} bytes that they may have. Delete some, or wait until they expire`,
+    });
+  }
+}
+
+const noFile = (id: string) =>
+  new Problem('not_found', { detail: `Not Found: no file of this key has the id "${id}"` });

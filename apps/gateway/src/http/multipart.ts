@@ -1,0 +1,85 @@
+import { PassThrough, type Readable } from 'node:stream';
+import { Busboy } from '@fastify/busboy';
+import type { Request, Response } from 'express';
+import { checkContentEncoding } from './body.js';
+import { Problem } from './problem.js';
+import { readStream } from './stream.js';
+
+/** Limits of the parts besides the file. */
+const LIMITS = {
+  files: 1,
+  fields: 20,
+  fieldSize: 1024,
+  fieldNameSize: 100,
+  headerPairs: 20,
+  headerSize: 8_192,
+};
+
+/** What is known of a form; complete when its content has been read. */
+export interface Form {
+  fields: Map<string, string>;
+  /** Name of the file as the client gave it; undefined if there is none yet. */
+  fileName: string | undefined;
+}
+
+const broken = (detail: string, cause?: unknown) =>
+  new Problem('bad_request', { detail: `The multipart body cannot be read: ${detail}`, cause });
+
+/**
+ * Reads a `multipart/form-data` body with one file (RFC 7578) as it arrives.
+ * @param field name of the file's field
+ * @returns the form, which fills while the content of the file is read
+ * @throws Problem `unsupported_media_type`; while reading 400, 408, 413; ClientClosedRequest
+ */
+export function readForm(
+  request: Request,
+  response: Response,
+  field: string,
+): { form: Form; content: AsyncGenerator<Buffer> } {
+  const type = request.headers['content-type'] ?? '';
+  if (!/^multipart\/form-data\s*;/i.test(type))
+    throw new Problem('unsupported_media_type', { detail: 'Send multipart/form-data' });
+  checkContentEncoding(request);
+  const form: Form = { fields: new Map(), fileName: undefined };
+  return { form, content: readStream(request, response, (source) => contentOf(source, type, field, form)) };
+}
+
+async function* contentOf(source: Readable, type: string, field: string, form: Form): AsyncGenerator<Buffer> {
+  const content = new PassThrough();
+  const fail = (error: unknown) =>
+    content.destroy(
+      error instanceof Problem ? error : broken(error instanceof Error ? error.message : '', error),
+    );
+  const parser = parserOf(type);
+  parser.on('field', (name, value, _nameTruncated, isTruncated) => {
+    if (isTruncated) fail(broken(`the field "${name}" is too long`));
+    form.fields.set(name, value);
+  });
+  parser.on('file', (name, stream, fileName) => {
+    stream.on('error', fail);
+    if (name !== field) {
+      fail(broken(`the field "${name}" is not a file; "${field}" is`));
+      stream.resume();
+      return;
+    }
+    form.fileName = fileName ?? field;
+    stream.pipe(content, { end: false });
+  });
+  parser.on('filesLimit', () => fail(broken('it has several files')));
+  parser.on('fieldsLimit', () => fail(broken('it has too many fields')));
+  parser.on('error', fail);
+  parser.on('finish', () => content.end());
+  // Not an error of the form: a timeout, or a client that is gone.
+  source.on('error', (error) => content.destroy(error));
+  source.pipe(parser);
+  yield* content;
+}
+
+/** @throws Problem `bad_request` without a boundary */
+function parserOf(type: string) {
+  try {
+    return new Busboy({ headers: { 'content-type': type }, limits: LIMITS });
+  } catch (error) {
+    throw broken(error instanceof Error ? error.message : '', error);
+  }
+}
