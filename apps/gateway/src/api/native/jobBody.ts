@@ -12,7 +12,8 @@ export function jobBody(job: JobRecord): JobBody {
     total: job.total,
     completed: job.completed,
     failed: job.failed,
-    progress: (job.completed + job.failed) / job.total,
+    // A job that failed before it had items has made no progress.
+    progress: job.total === 0 ? 0 : (job.completed + job.failed) / job.total,
     created_at: new Date(job.createdAtMs).toISOString(),
     started_at: time(job.startedAtMs),
     finished_at: time(job.finishedAtMs),

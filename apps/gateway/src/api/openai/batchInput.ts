@@ -8,7 +8,7 @@ import {
 import type { JobItem } from '@sluice/shared';
 import { featureExtraction, textClassification } from '@sluice/tasks';
 import { parseJson, pointer } from '../../http/body.js';
-import { describe, Problem } from '../../http/problem.js';
+import { Problem } from '../../http/problem.js';
 import { isBlank, linesOf } from '../../jobs/lines.js';
 import type { UploadedItem } from '../../jobs/upload.js';
 import type { Catalog, CatalogEntry } from '../../models/catalog.js';
@@ -134,8 +134,9 @@ async function* requestsOf(
       } catch (error) {
         // The service fails, not the line.
         if (!(error instanceof Problem) || error.status >= FIRST_SERVER_STATUS) throw error;
-        const param = error.errors?.[0]?.pointer.slice(1).replaceAll('/', '.') ?? null;
-        refuse(CODES[error.code] ?? 'invalid_request', describe(error), param);
+        const [wrong] = error.errors ?? [];
+        const param = wrong?.pointer.slice(1).replaceAll('/', '.') || null;
+        refuse(CODES[error.code] ?? 'invalid_request', wrong?.detail ?? error.message, param);
       }
       if (errors.length >= MAX_LINE_ERRORS) return undefined;
     }
@@ -179,7 +180,7 @@ function embeddingRequest(id: string, given: object, { bodies, catalog, ...limit
   const model = catalog.forTask(body.model, featureExtraction.name);
   const isList = Array.isArray(body.input);
   const inputs: unknown[] = Array.isArray(body.input) ? body.input : [body.input];
-  refuseTokens(inputs);
+  refuseTokens(inputs, ['body', 'input']);
   checkInputs(featureExtraction, inputs, isList, limits);
   const facts = featureExtraction.facts.safeParse(model.facts()).data;
   const parameters = { truncate: false, ...(body.dimensions == null ? {} : { dimensions: body.dimensions }) };

@@ -1,5 +1,5 @@
 import { setImmediate } from 'node:timers/promises';
-import { problems } from '@sluice/contract';
+import { openAiErrors, statusOf } from '@sluice/contract';
 import type { JobItem, JobRecord, Ledger, StoredResult } from '@sluice/shared';
 import { textClassification, vectorSchema } from '@sluice/tasks';
 import { z } from 'zod';
@@ -63,7 +63,7 @@ function lineOf(
     ...(result === undefined
       ? { response: null, error: unansweredError(job) }
       : 'error' in result
-        ? { response: response(problems[result.error].status, errorBody(result)), error: null }
+        ? { response: response(statusOf(openAiErrors, result.error), errorBody(result)), error: null }
         : { response: response(OK, answerBody(batch, item, result, id)), error: null }),
   };
   return `${JSON.stringify(line)}\n`;

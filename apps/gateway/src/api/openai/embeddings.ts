@@ -1,5 +1,6 @@
 import type { OpenAiRoutes } from '@sluice/contract';
 import { featureExtraction, vectorSchema } from '@sluice/tasks';
+import { pointer } from '../../http/body.js';
 import type { Context, HandlersOf } from '../../http/family.js';
 import { Problem } from '../../http/problem.js';
 import type { AnswerInputs } from '../../models/answerInputs.js';
@@ -68,13 +69,13 @@ export const embeddingsAnswer = (
   );
 
 /** @throws Problem `validation_failed` for token ids: they are of another model's tokenizer */
-export function refuseTokens(inputs: readonly unknown[]): void {
+export function refuseTokens(inputs: readonly unknown[], at: readonly string[] = ['input']): void {
   const [first] = inputs;
   if (typeof first !== 'number' && !(Array.isArray(first) && typeof first[0] === 'number')) return;
   throw new Problem('validation_failed', {
     errors: [
       {
-        pointer: '/input',
+        pointer: pointer(at),
         detail:
           "Token arrays are not accepted: send texts. With LangChain's OpenAIEmbeddings set " +
           'check_embedding_ctx_length=False',
