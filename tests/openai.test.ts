@@ -101,7 +101,7 @@ describe('files', () => {
     for await (const { id } of first) all.push(id);
     expect(all.sort()).toEqual(ids.sort());
     expect((await owner.files.list({ purpose: 'batch_output' })).data).toEqual([]);
-    await expect(owner.files.list({ after: 'file-x' })).rejects.toMatchObject({ status: 400 });
+    await expect(owner.files.list({ after: 'file-x' })).rejects.toMatchObject({ status: 404 });
   });
 
   /** A form with some parts, as it is on the wire. */

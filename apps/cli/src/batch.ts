@@ -1,7 +1,7 @@
 import { createHash, randomUUID } from 'node:crypto';
 import { access, constants, open, rename, rm, stat } from 'node:fs/promises';
 import { dirname, extname, resolve } from 'node:path';
-import { type BatchItem, ConnectionError, type JobResult, type Model, SluiceError } from '@sluice/client';
+import { type BatchItem, type JobResult, type Model, SluiceError } from '@sluice/client';
 import { json } from '@sluice/shared';
 import { taskNamed } from '@sluice/tasks';
 import { type Command, InvalidArgumentError, Option } from 'commander';
@@ -18,6 +18,7 @@ import {
 import { CliError, systemReason, UsageError } from './cliError.js';
 import { DEFAULT_COLUMN, type FileResult, tableOf } from './delimited.js';
 import { watch } from './jobs.js';
+import { isRemote, outputsOf, type RequestsFile, readRequests, submitRequests } from './requests.js';
 import { commandName, connect, wantsJson } from './terminal.js';
 
 interface BatchOptions {
@@ -46,7 +47,10 @@ export function addBatchCommand(program: Command): void {
   const batch = program
     .command('batch')
     .description('submit a file of texts as a job and wait for all answers')
-    .argument('<file>', 'txt (one text per line), csv, tsv, json (a list), ndjson, or - for standard input')
+    .argument(
+      '<file>',
+      'txt (one text per line), csv, tsv, json (a list), ndjson, requests in the format of OpenAI batches, or - for standard input',
+    )
     .option('-o, --out <file>', 'file for the answers: .csv, .tsv or NDJSON (default: standard output)')
     .addOption(
       new Option('--format <format>', 'format of the file, if its name does not tell').choices(fileFormats),
@@ -64,6 +68,8 @@ export function addBatchCommand(program: Command): void {
     .option('--new', 'submit a new job, even if this file has one already')
     .action(async (path: string, given: BatchOptions) => {
       const format = formatFor(path, given);
+      const requests = format === 'ndjson' ? await readRequests(path) : undefined;
+      if (requests) return runRequests(path, requests, given, wantsJson(batch));
       const options = { ...(await readAbout(path, format)), ...given };
       if (options.out !== undefined) await checkWritable(options.out, path);
       const sluice = await connect();
@@ -118,8 +124,7 @@ export function addBatchCommand(program: Command): void {
         if (job.status !== 'completed' || errors > 0) process.exitCode = 1;
       } catch (error) {
         if (!interrupt.signal.aborted) {
-          const isRemote = error instanceof ConnectionError || error instanceof SluiceError;
-          if (jobId === undefined || !isRemote) throw error;
+          if (jobId === undefined || !isRemote(error)) throw error;
           throw new CliError(`${error.message.replace(/\.$/, '')}. ${hintOf(jobId, options)}`);
         }
         process.stderr.write(
@@ -132,6 +137,53 @@ export function addBatchCommand(program: Command): void {
         process.off('SIGINT', onInterrupt);
       }
     });
+}
+
+/** Options that a file of requests has instead: each request names its model and its parameters. */
+const NOT_FOR_REQUESTS = ['column', 'delimiter', 'encoding', 'model', 'parameters', 'strict'] as const;
+
+/** Submits a file in OpenAI's format of batches, waits, and writes the lines of its output and error files. */
+async function runRequests(
+  path: string,
+  requests: RequestsFile,
+  options: BatchOptions,
+  asJson: boolean,
+): Promise<void> {
+  const wrong = NOT_FOR_REQUESTS.find((name) => options[name] !== undefined);
+  if (wrong !== undefined)
+    throw new UsageError(`--${wrong} does not apply to ${path}, whose lines are whole requests`);
+  if (options.out !== undefined) await checkWritable(options.out, path);
+  const sluice = await connect();
+  const interrupt = new AbortController();
+  const onInterrupt = () => interrupt.abort();
+  process.once('SIGINT', onInterrupt);
+  let jobId: string | undefined;
+  try {
+    const { signal } = interrupt;
+    jobId = await submitRequests(sluice, path, requests, { isNew: options.new === true, signal });
+    const { job, lines } = await outputsOf(sluice, jobId, asJson, signal);
+    await writeLines(lines, options.out);
+    if (options.out !== undefined && asJson) process.stdout.write(`${JSON.stringify(job)}\n`);
+    const errors = job.total - job.completed;
+    const reason = job.error ? ` (${job.error})` : '';
+    (options.out === undefined || asJson ? process.stderr : process.stdout).write(
+      `${job.job_id}  ${job.status}: ${job.total} requests, ${errors} with an error${reason}\n`,
+    );
+    if (job.status !== 'completed' || errors > 0) process.exitCode = 1;
+  } catch (error) {
+    if (!interrupt.signal.aborted) {
+      if (jobId === undefined || !isRemote(error)) throw error;
+      throw new CliError(`${error.message.replace(/\.$/, '')}. ${hintOf(jobId, options)}`);
+    }
+    process.stderr.write(
+      jobId === undefined
+        ? 'Upload interrupted; nothing of it was kept. Run the same command to start again.\n'
+        : `${hintOf(jobId, options)}\nTo cancel it: ${commandName()} cancel ${jobId}\n`,
+    );
+    process.exitCode = EXIT_INTERRUPTED;
+  } finally {
+    process.off('SIGINT', onInterrupt);
+  }
 }
 
 /** How to follow a job that continues. With `--new` the same command would submit another one. */
@@ -236,7 +288,7 @@ const unusable = (index: number, { id, text }: FileRow, reason: string): FileRes
 });
 
 /**
- * Writes results, NDJSON as they arrive. A file is written under another name and renamed when it is complete.
+ * Writes results, NDJSON as they arrive.
  * @returns the number of results with an error
  */
 async function write(
@@ -246,21 +298,14 @@ async function write(
 ): Promise<number> {
   const kind = extname(out ?? '').toLowerCase();
   const isTable = kind === '.csv' || kind === '.tsv';
-  const temporary = out === undefined ? undefined : `${out}.${process.pid}`;
-  const file = temporary === undefined ? undefined : await open(temporary, 'w');
   let errors = 0;
   let unwritten: FileResult[] = [];
-  const put = async (text: string) => {
-    if (file) await file.appendFile(text);
-    else if (!process.stdout.write(text))
-      await new Promise((resolve) => process.stdout.once('drain', resolve));
-  };
-  const flush = async () => {
-    const text = unwritten.map((result) => `${JSON.stringify(result)}\n`).join('');
-    unwritten = [];
-    await put(text);
-  };
-  try {
+  await writeTo(out, async (put) => {
+    const flush = async () => {
+      const text = unwritten.map((result) => `${JSON.stringify(result)}\n`).join('');
+      unwritten = [];
+      await put(text);
+    };
     for await (const result of results) {
       if (result.error) errors++;
       unwritten.push(result);
@@ -269,9 +314,32 @@ async function write(
     }
     if (isTable) await put(tableOf(unwritten, table, delimiterFor(kind, table), bom));
     else if (unwritten.length > 0) await flush();
+  });
+  return errors;
+}
+
+/** Writes lines as they arrive. */
+async function writeLines(lines: AsyncIterable<string>, out: string | undefined): Promise<void> {
+  await writeTo(out, async (put) => {
+    for await (const line of lines) await put(`${line}\n`);
+  });
+}
+
+/** Writes to standard output, or to a file under another name, which is renamed when it is complete. */
+async function writeTo(
+  out: string | undefined,
+  fill: (put: (text: string) => Promise<void>) => Promise<void>,
+): Promise<void> {
+  const temporary = out === undefined ? undefined : `${out}.${process.pid}`;
+  const file = temporary === undefined ? undefined : await open(temporary, 'w');
+  try {
+    await fill(async (text) => {
+      if (file) await file.appendFile(text);
+      else if (!process.stdout.write(text))
+        await new Promise((resolve) => process.stdout.once('drain', resolve));
+    });
     await file?.close();
     if (temporary !== undefined && out !== undefined) await rename(temporary, out);
-    return errors;
   } catch (error) {
     await file?.close().catch(() => {});
     if (temporary !== undefined) await rm(temporary, { force: true });

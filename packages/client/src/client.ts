@@ -164,6 +164,95 @@ export class Sluice {
     });
   }
 
+  /**
+   * Submits a file in the format of OpenAI batches, a request on each line, as a job. The file is deleted again, since the
+   * job has its own copy of the requests.
+   * @param endpoint that the requests are for, such as `/v1/embeddings`
+   * @param idempotencyKey as for `batch`
+   * @returns the id of the job, and the errors of the lines; with any error the job has failed
+   * @throws SluiceError
+   */
+  async batchOfRequests(
+    file: Blob,
+    {
+      endpoint,
+      idempotencyKey = crypto.randomUUID(),
+      signal,
+    }: CallOptions & { endpoint: string; idempotencyKey?: string },
+  ): Promise<{ jobId: string; errors: { line: number | null; message: string }[] }> {
+    const form = new FormData();
+    form.append('purpose', 'batch');
+    form.append('file', file, 'requests.jsonl');
+    const options = signal ? { signal } : {};
+    const { id } = await this.#call<{ id: string }>('/v1/files', { method: 'POST', body: form, ...options });
+    try {
+      const batch = await this.#call<{
+        id: string;
+        errors: { data: { line: number | null; message: string }[] } | null;
+      }>('/v1/batches', {
+        method: 'POST',
+        headers: { 'Content-Type': 'application/json', 'Idempotency-Key': idempotencyKey },
+        body: JSON.stringify({ input_file_id: id, endpoint, completion_window: '24h' }),
+        ...options,
+      });
+      const hex = batch.id.slice('batch_'.length);
+      return {
+        jobId: hex.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, '$1-$2-$3-$4-$5'),
+        errors: batch.errors?.data ?? [],
+      };
+    } finally {
+      // It expires if this fails.
+      await this.#call(`/v1/files/${id}`, { method: 'DELETE' }, { retries: 0 }).catch(() => {});
+    }
+  }
+
+  /**
+   * The lines of the output and the error file of a job of requests, in the order of the requests.
+   * @throws SluiceError
+   */
+  async *requestOutputs(jobId: string, options: CallOptions = {}): AsyncGenerator<string> {
+    const hex = jobId.replaceAll('-', '');
+    const indexOf = (line: string) => Number(/"id":"batch_req_\w+_(\d+)"/.exec(line)?.[1]);
+    const files = await Promise.all(
+      ['output', 'errors'].map(async (kind) => {
+        const lines = this.#lines(`/v1/files/file-${hex}-${kind}/content`, options);
+        return { lines, next: await lines.next() };
+      }),
+    );
+    for (;;) {
+      const open = files.filter(({ next }) => !next.done);
+      const [first] = open.sort((a, b) => indexOf(a.next.value ?? '') - indexOf(b.next.value ?? ''));
+      if (first === undefined || first.next.done) return;
+      yield first.next.value;
+      first.next = await first.lines.next();
+    }
+  }
+
+  /** The lines of a file; none if there is no such file. */
+  async *#lines(path: string, options: CallOptions): AsyncGenerator<string, undefined> {
+    const read = async (response: Response) => response.body;
+    const body = await this.#call<Response['body']>(path, options, { read }).catch((error: unknown) => {
+      if (error instanceof SluiceError && error.status === 404) return null;
+      throw error;
+    });
+    if (body === null) return undefined;
+    const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+    let rest = '';
+    try {
+      for (let part = await reader.read(); !part.done; part = await reader.read()) {
+        const lines = (rest + part.value).split('\n');
+        rest = lines.pop() ?? '';
+        yield* lines;
+      }
+      return undefined;
+    } catch (error) {
+      throw new ConnectionError(this.#url, error, 'Lost the connection to');
+    } finally {
+      // A caller that stops early releases the connection.
+      await reader.cancel().catch(() => {});
+    }
+  }
+
   /** Status and progress of a job. @throws SluiceError */
   job(jobId: string, options: CallOptions = {}): Promise<JobBody> {
     return this.#call(`/jobs/${encodeURIComponent(jobId)}`, options);

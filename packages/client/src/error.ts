@@ -50,9 +50,11 @@ export async function errorOf(response: Response): Promise<SluiceError> {
   const retryAfter = Number(response.headers.get('retry-after') ?? Number.NaN);
   let problem: Partial<ProblemBody> = {};
   try {
-    const body: Partial<ProblemBody> & { error?: string } = await response.json();
-    // The routes in the shape of other APIs have only an "error".
-    problem = body.error === undefined ? body : { detail: body.error, ...body };
+    const { error, ...body }: Partial<ProblemBody> & { error?: string | { message: string; code: string } } =
+      await response.json();
+    // The routes in the shape of other APIs have an "error".
+    if (typeof error === 'object') problem = { detail: error.message, code: error.code };
+    else problem = error === undefined ? body : { detail: error, ...body };
   } catch {
     // Possibly an HTML page of a proxy; the status is enough.
   }

@@ -304,7 +304,7 @@ export function openAiRoutesFor(bounds: Bounds) {
       summary: 'Files of the key, and the outputs of its batches',
       query: filesQuery,
       answer: listOf(fileSchema),
-      problems: [],
+      problems: ['not_found'],
     },
     file: { ...fileRoute, method: 'get', path: '/v1/files/:id', summary: 'One file', answer: fileSchema },
     deleteFile: {
@@ -350,7 +350,7 @@ export function openAiRoutesFor(bounds: Bounds) {
       summary: 'Batches of the key, newest first',
       query: batchesQuery,
       answer: listOf(openAiBatchSchema),
-      problems: [],
+      problems: ['not_found'],
     },
     batch: { ...batchRoute, method: 'get', path: '/v1/batches/:id', summary: 'One batch' },
     cancelBatch: {

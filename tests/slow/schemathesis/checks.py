@@ -42,7 +42,7 @@ def before_call(_ctx, case, _kwargs=None):
         for part in (body, body.get("parameters")):
             if not isinstance(part, dict):
                 continue
-            if part.get("truncate", False) in (None, False):
+            if ("inputs" in body or "texts" in body) and part.get("truncate", False) in (None, False):
                 part["truncate"] = True
             if isinstance(part.get("prompt_name"), str):
                 part["prompt_name"] = None

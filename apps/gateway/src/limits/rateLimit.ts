@@ -15,7 +15,7 @@ import { Refunds } from './refunds.js';
 import { type Amounts, SlidingWindow, tightest, type WindowState } from './slidingWindow.js';
 
 /** What a request costs in windows that count texts or tokens. */
-export type Cost = Readonly<Record<'texts' | 'tokens', number>>;
+type Cost = Readonly<Record<'texts' | 'tokens', number>>;
 
 /** What a request has taken from the windows of its key. */
 export interface Slot {

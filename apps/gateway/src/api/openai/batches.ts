@@ -34,6 +34,9 @@ interface Services {
 
 type BatchRoutes = 'createBatch' | 'batches' | 'batch' | 'cancelBatch';
 
+const noBatch = (id: string | undefined) =>
+  new Problem('not_found', { detail: `Not Found: no batch of this key has the id "${id}"` });
+
 /** Handlers of the routes about batches, which are jobs. */
 export function batchHandlers(services: Services): Pick<HandlersOf<OpenAiRoutes>, BatchRoutes> {
   const { files, ledger, catalog, clock, memory, submitJob, jobTimeoutMs, log } = services;
@@ -41,8 +44,7 @@ export function batchHandlers(services: Services): Pick<HandlersOf<OpenAiRoutes>
   async function ownBatch(batchId: string, keyId: string): Promise<BatchJob> {
     const job = await fromRedis(ledger.read(jobIdOf(batchId)));
     const batch = job?.keyId === keyId ? batchOf(job) : undefined;
-    if (batch === undefined)
-      throw new Problem('not_found', { detail: `Not Found: no batch of this key has the id "${batchId}"` });
+    if (batch === undefined) throw noBatch(batchId);
     return batch;
   }
 
@@ -113,10 +115,7 @@ export function batchHandlers(services: Services): Pick<HandlersOf<OpenAiRoutes>
         if (data.length > query.limit) break;
         isAfter ||= batch.job.id === jobIdOf(query.after ?? '');
       }
-      if (!isAfter)
-        throw new Problem('validation_failed', {
-          errors: [{ pointer: '/after', detail: 'No batch of this key has this id' }],
-        });
+      if (!isAfter) throw noBatch(query.after);
       return pageOf(data.slice(0, query.limit).map(shown), data.length > query.limit);
     },
 

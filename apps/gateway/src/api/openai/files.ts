@@ -99,7 +99,7 @@ export function fileHandlers({ files, ledger }: Services): Pick<HandlersOf<OpenA
         .filter(({ purpose }) => query.purpose === undefined || purpose === query.purpose)
         .sort((a, b) => direction * (a.created_at - b.created_at || (a.id < b.id ? -1 : 1)));
       const from = query.after === undefined ? 0 : wanted.findIndex(({ id }) => id === query.after) + 1;
-      if (query.after !== undefined && from === 0) throw wrong('after', 'No file of this key has this id');
+      if (query.after !== undefined && from === 0) throw noFile(query.after);
       const data = wanted.slice(from, from + query.limit);
       return pageOf(data, from + data.length < wanted.length);
     },
