@@ -12,6 +12,7 @@ import {
   MAX_WINDOW_SECONDS,
   type Scope,
   scopeSchema,
+  webhookUrlSchema,
 } from '@sluice/contract';
 import {
   connectRedis,
@@ -45,12 +46,14 @@ import { commandName, print, redisUrl } from './terminal.js';
 
 /** Expiry of a key that never expires. commander would turn null into an empty string. */
 const NEVER = 'never';
+const NONE = 'none';
 
 interface KeyOptions {
   name?: string;
   limit?: number[];
   window?: number[];
   unit?: LimitUnit[];
+  webhook?: string;
   bulk?: number;
   scope?: Scope[];
   /** In milliseconds. */
@@ -68,7 +71,12 @@ function addKeyOptions(command: Command): Command {
       collect(limitUnit),
     )
     .option('--bulk <texts>', 'how many texts may wait in unfinished jobs (default: 100000)', notNegative)
-    .option('--scope <scopes>', 'predict, batch, or both (default: both)', scopes);
+    .option('--scope <scopes>', 'predict, batch, or both (default: both)', scopes)
+    .option(
+      '--webhook <url>',
+      'where the ends of OpenAI batches are told, or none (default: none)',
+      webhookUrl,
+    );
 }
 
 /** Adds `keys create|list|update|revoke|rotate|usage|ensure`. */
@@ -93,7 +101,7 @@ export function addKeysCommands(program: Command): void {
         const expiresAtMs = typeof options.expires === 'number' ? nowMs + options.expires : undefined;
         const record = await keyring.register(
           key,
-          { name: options.name, ...fieldsOf(options, limits), expiresAtMs },
+          newKey(options.name, fieldsOf(options, limits), expiresAtMs),
           nowMs,
         );
         print(
@@ -181,6 +189,20 @@ export function addKeysCommands(program: Command): void {
             `${key}\nKeep it safe: only its hash is stored. The old secret ${until ? `is valid until ${until}` : 'is not valid any more'}.`,
         );
         await recordChange(redis, 'Key rotated', id);
+      }),
+    );
+
+  keys
+    .command('webhook-secret')
+    .description('show the secret that webhooks of a key are signed with; make it if there is none')
+    .argument('<id>', 'key id, as shown by `keys list`', keyId)
+    .option('--new', 'replace it; the old one is not valid any more')
+    .action((id: string, { new: renew = false }: { new?: boolean }) =>
+      withKeyring(async (keyring, _nowMs, redis) => {
+        const before = found(id, await keyring.read(id)).webhookSecret;
+        const secret = found(id, await keyring.webhookSecret(id, renew));
+        print(keys, { key_id: id, webhook_secret: secret }, () => secret);
+        if (secret !== before) await recordChange(redis, 'Signing secret of a key made', id);
       }),
     );
 
@@ -392,12 +414,20 @@ function keyTable(records: readonly KeyBody[]): string {
   );
 }
 
+/** The fields of a new key. */
+const newKey = (
+  name: string,
+  { webhookUrl: url, ...fields }: ReturnType<typeof fieldsOf>,
+  expiresAtMs: number | undefined,
+) => ({ name, ...fields, webhookUrl: url ?? undefined, expiresAtMs });
+
 /** The options as fields of a record. */
-function fieldsOf({ bulk, scope }: KeyOptions, limits: Limit[] | undefined) {
+function fieldsOf({ bulk, scope, webhook }: KeyOptions, limits: Limit[] | undefined) {
   return {
     ...(scope ? { scopes: scope } : {}),
     ...(limits ? { limits } : {}),
     ...(bulk === undefined ? {} : { bulkLimit: bulk }),
+    ...(webhook === undefined ? {} : { webhookUrl: webhook === NONE ? null : webhook }),
   };
 }
 
@@ -432,6 +462,11 @@ function whole(text: string, min: number, max = MAX_COUNT): number {
   return value;
 }
 const positive = (text: string) => whole(text, 1);
+function webhookUrl(text: string): string {
+  const [issue] = text === NONE ? [] : (webhookUrlSchema.safeParse(text).error?.issues ?? []);
+  if (issue) throw new InvalidArgumentError(`${issue.message}.`);
+  return text;
+}
 const limitUnit = (text: string): LimitUnit => {
   const parsed = limitUnitSchema.safeParse(text);
   if (parsed.success) return parsed.data;

@@ -42,6 +42,8 @@ import { createAnswerInputs } from './models/answerInputs.js';
 import { Catalog } from './models/catalog.js';
 import { Tokenizers } from './models/tokenizers.js';
 import { UsageCounter } from './usage/usageCounter.js';
+import { createWebhookFor } from './webhooks/webhookFor.js';
+import { Webhooks } from './webhooks/webhooks.js';
 
 const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8'));
 
@@ -95,7 +97,18 @@ async function startGateway(settings: Settings, log: Log): Promise<App> {
     ttlMs: settings.FILE_TTL_SECONDS * 1000,
     maxBytesPerKey: settings.MAX_FILE_BYTES_PER_KEY,
   });
-  const janitor = new Janitor({ redis, clock, ledger, catalog, files, gatewayId, log });
+  const keyring = new Keyring(redis);
+  const webhooks = new Webhooks({
+    redis,
+    blocking: connectRedis(settings.REDIS_URL, 'worker', log),
+    keyring,
+    clock,
+    pausesMs: settings.WEBHOOK_RETRY_SECONDS.map((seconds) => seconds * 1000),
+    allowPrivate: settings.WEBHOOK_ALLOW_PRIVATE,
+    version,
+    log,
+  });
+  const janitor = new Janitor({ redis, clock, ledger, catalog, files, webhooks, gatewayId, log });
   const memory = new RedisMemory(redis);
   const submitJob = createSubmitJob({
     ledger,
@@ -112,7 +125,7 @@ async function startGateway(settings: Settings, log: Log): Promise<App> {
   const usage = new Usage(redis);
   const usageCounter = new UsageCounter(usage, clock, gatewayId, log);
   const failures = new FailedAuthentications(redis, settings.AUTH_FAILURES_PER_MINUTE);
-  const authenticate = createAuthenticate(new Keyring(redis), failures, usageCounter, clock);
+  const authenticate = createAuthenticate(keyring, failures, usageCounter, clock);
   const defaultLimit = {
     limit: settings.RATE_LIMIT_REQUESTS,
     windowSeconds: settings.RATE_LIMIT_WINDOW_SECONDS,
@@ -132,7 +145,8 @@ async function startGateway(settings: Settings, log: Log): Promise<App> {
     tokenizers,
   });
   const inference = { bounds, catalog, answerInputs };
-  const submission = { ledger, memory, submitJob };
+  const webhookFor = createWebhookFor(settings.WEBHOOK_ALLOW_PRIVATE);
+  const submission = { ledger, memory, submitJob, webhookFor };
   const app = createApp({
     families: [
       nativeFamily({ ...shared, ...inference, ...submission, changes, streamLimit }),
@@ -181,6 +195,7 @@ async function startGateway(settings: Settings, log: Log): Promise<App> {
     await publicPort.drain();
     await admin.close();
     janitor.close();
+    await webhooks.close();
     storage.close();
     await usageCounter.close();
     rateLimit.close();

@@ -14,6 +14,7 @@ export interface Account {
   limits: {
     limit: number;
     window_seconds: number;
+    unit: 'requests' | 'texts' | 'tokens';
     remaining: number;
     /**
      * Until the next slot is free; 0 when all are free
@@ -67,13 +68,16 @@ export interface Job {
    * `completed`: each text has an answer or an error of its own. `failed`: the job as a whole failed
    */
   status: 'queued' | 'running' | 'completed' | 'failed' | 'canceled';
+  /**
+   * Items: texts, or requests of an OpenAI batch
+   */
   total: number;
   /**
-   * Texts with an answer
+   * Items with an answer
    */
   completed: number;
   /**
-   * Texts with an error of their own
+   * Items with an error of their own
    */
   failed: number;
   progress: number;
@@ -215,6 +219,10 @@ export interface Result {
   input?: {
     [k: string]: unknown;
   };
+  /**
+   * The inputs of a request of an OpenAI batch; `output` is the list of their outputs
+   */
+  inputs?: unknown[];
   /**
    * The output of the model's task
    */

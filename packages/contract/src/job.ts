@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { inputDocs, parametersDocs } from './input.js';
+import { webhookUrlSchema } from './key.js';
 import { type Bounds, modelId, textSchema } from './prediction.js';
 
 /** Maximum number of entries of a page. */
@@ -19,6 +20,10 @@ export const parametersSchema = (bounds: Pick<Bounds, 'models'>) =>
 const batchOptions = (bounds: Pick<Bounds, 'models'>) => ({
   model: modelId(bounds),
   parameters: parametersSchema(bounds),
+  webhook: z
+    .object({ url: webhookUrlSchema })
+    .nullish()
+    .meta({ description: 'Where the end of the job is told. The key needs a signing secret' }),
 });
 
 /** An input of a batch as it was sent, with the caller's own id. */
@@ -47,9 +52,10 @@ export function batchBody(bounds: Bounds) {
       if (texts && inputs) context.addIssue({ code: 'custom', path: ['inputs'], message: ONE_OF });
       else if (!texts && !inputs) context.addIssue({ code: 'custom', path: ['texts'], message: ONE_OF });
     })
-    .transform(({ texts, inputs = [], model, parameters }) => ({
+    .transform(({ texts, inputs = [], model, parameters, webhook }) => ({
       model,
       parameters: parameters ?? undefined,
+      webhook: webhook ?? undefined,
       items: texts
         ? texts.map((text): BatchItem => ({ text }))
         : inputs.map((input): BatchItem => ({ input })),

@@ -20,6 +20,20 @@ export const suppliedKeySchema = z
   .string()
   .regex(/^[\x21-\x7e]{12,256}$/, 'not 12 to 256 printable ASCII characters without spaces');
 
+/** The URL of a webhook. The gateway also checks where its host is. */
+export const webhookUrlSchema = z
+  .string()
+  .max(2_048)
+  .refine(
+    (text) => URL.canParse(text) && /^https?:$/.test(new URL(text).protocol),
+    'not a URL that begins with https://',
+  )
+  .refine(
+    (text) => !URL.canParse(text) || (new URL(text).username === '' && new URL(text).password === ''),
+    'It must not contain a user name or password',
+  )
+  .meta({ format: 'uri', examples: ['https://example.com/webhooks'] });
+
 /** The public id of a key. */
 export const keyIdSchema = z.string().regex(/^[0-9a-f]{12}$/, 'not 12 hex digits');
 export const keyParams = z.object({ id: keyIdSchema });
@@ -62,6 +76,9 @@ const keyFields = {
     description: 'How many texts may wait in unfinished jobs',
   }),
   expires_at: z.iso.datetime({ offset: true }).nullable().meta({ description: 'null: never' }),
+  webhook_url: webhookUrlSchema
+    .nullable()
+    .meta({ description: 'Where the ends of OpenAI batches are told; null: nowhere' }),
 };
 
 export const createKeyBody = z.strictObject({
@@ -70,6 +87,7 @@ export const createKeyBody = z.strictObject({
   limits: keyFields.limits.optional(),
   bulk_limit: keyFields.bulk_limit.optional(),
   expires_at: keyFields.expires_at.optional(),
+  webhook_url: keyFields.webhook_url.optional(),
 });
 
 export const updateKeyBody = z.strictObject(keyFields).partial();
@@ -94,6 +112,7 @@ export const keySchema = z
       .array(z.object({ limit: z.int().min(1), window_seconds: z.int().min(1), unit: limitUnitSchema }))
       .meta({ description: 'Empty: the default of the server' }),
     bulk_limit: z.int().min(0),
+    webhook_url: z.string().nullable(),
     created_at: z.iso.datetime(),
     expires_at: z.iso.datetime().nullable(),
     revoked_at: z.iso.datetime().nullable(),

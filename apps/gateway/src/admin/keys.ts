@@ -47,9 +47,18 @@ export function keyRoutes({
     async createKey({ body, request, response }) {
       const nowMs = now();
       const key = makeKey();
-      const { expiresAtMs, ...rest } = changesOf(body);
+      const { expiresAtMs, webhookUrl, ...rest } = changesOf(body);
       const record = await fromRedis(
-        keyring.register(key, { name: body.name, ...rest, expiresAtMs: expiresAtMs ?? undefined }, nowMs),
+        keyring.register(
+          key,
+          {
+            name: body.name,
+            ...rest,
+            expiresAtMs: expiresAtMs ?? undefined,
+            webhookUrl: webhookUrl ?? undefined,
+          },
+          nowMs,
+        ),
       );
       logChange('Key created', record.id, request);
       response.set({ Location: `/admin/keys/${record.id}`, 'Cache-Control': 'no-store' });
@@ -110,8 +119,9 @@ function changesOf(body: {
   limits?: { limit: number; window_seconds: number; unit: LimitUnit }[] | undefined;
   bulk_limit?: number | undefined;
   expires_at?: string | null | undefined;
+  webhook_url?: string | null | undefined;
 }): KeyChanges {
-  const { name, scopes, limits, bulk_limit: bulkLimit, expires_at: expires } = body;
+  const { name, scopes, limits, bulk_limit: bulkLimit, expires_at: expires, webhook_url: webhookUrl } = body;
   return {
     ...(name === undefined ? {} : { name }),
     ...(scopes === undefined ? {} : { scopes }),
@@ -123,6 +133,7 @@ function changesOf(body: {
           ),
         }),
     ...(bulkLimit === undefined ? {} : { bulkLimit }),
+    ...(webhookUrl === undefined ? {} : { webhookUrl }),
     ...(expires === undefined ? {} : { expiresAtMs: expires === null ? null : Date.parse(expires) }),
   };
 }

@@ -17,10 +17,9 @@ import {
 import type { Redis, Result } from 'ioredis';
 import type { Files } from '../files/files.js';
 import type { Catalog } from '../models/catalog.js';
+import type { Webhooks } from '../webhooks/webhooks.js';
 import { endJob } from './ending.js';
-
-/** Why a job failed that was not finished in time. */
-export const NOT_IN_TIME = 'Not finished in time';
+import { NOT_IN_TIME } from './reasons.js';
 
 const SWEEP_EVERY_MS = 1_000;
 /** A gateway that died during a sweep delays the next one by up to this long, in milliseconds. */
@@ -39,6 +38,7 @@ interface JanitorOptions {
   ledger: Ledger;
   catalog: Catalog;
   files: Files;
+  webhooks: Webhooks;
   gatewayId: string;
   log: Log;
 }
@@ -55,7 +55,7 @@ declare module 'ioredis' {
 }
 
 /**
- * Sweeps once a second, one gateway at a time. A sweep enqueues lost chunks, cancels the jobs of revoked keys, fails jobs
+ * Sweeps once a second, one gateway at a time. A sweep moves the ends of jobs to the deliveries of webhooks, enqueues lost chunks, cancels the jobs of revoked keys, fails jobs
  * that took too long or whose model was changed, erases expired ones and expired files, and logs key changes made with `sluice keys`. Its cost depends on the callers
  * with work, not on the finished jobs.
  */
@@ -108,6 +108,7 @@ export class Janitor {
   async #sweep(): Promise<void> {
     const { redis } = this.#options;
     const nowMs = await redisTimeMs(redis);
+    await this.#options.webhooks.moveOutbox();
     await this.#forEach(await redis.smembers(names.callers), (caller) => this.#sweepCaller(caller, nowMs));
     await this.#forEach(await this.#due(names.unfinished, nowMs), (jobId) => this.#failLate(jobId));
     await this.#forEach(await this.#due(names.finished, nowMs), (member) => this.#erase(member));

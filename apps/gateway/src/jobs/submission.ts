@@ -3,6 +3,7 @@ import {
   COMMAND_TIMEOUT_MS,
   enqueueChunks,
   inputsOf,
+  type JobWebhook,
   type KeyRecord,
   type Ledger,
   type Log,
@@ -43,6 +44,7 @@ export interface Submission {
   details?: unknown;
   /** The file that it is made from, which is kept for some time after the job has ended. */
   file?: { record: string; ttlMs: number };
+  webhook?: JobWebhook;
 }
 
 /** A job that was accepted, now or by an earlier request with the same `Idempotency-Key`. */
@@ -109,7 +111,7 @@ export function createSubmitJob({
 
   /** Turns a complete stage into a job, or finds the job that its idempotency entry names. */
   async function accept(
-    { key, model, parameters, idempotencyKey, details, file }: Submission,
+    { key, model, parameters, idempotencyKey, details, file, webhook }: Submission,
     stage: Stage,
     fingerprint: string,
   ): Promise<Submitted> {
@@ -125,6 +127,7 @@ export function createSubmitJob({
         parameters,
         details,
         ...(file ? { file } : {}),
+        ...(webhook ? { webhook } : {}),
         idempotencyKey:
           idempotencyKey === undefined ? undefined : names.idempotency(key.id, sha256(idempotencyKey)),
         fingerprint,

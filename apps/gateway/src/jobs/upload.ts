@@ -28,6 +28,8 @@ export interface Upload {
   model: string | undefined;
   /** The parameters that the body has, not parsed by the model's task yet. */
   parameters: Readonly<Record<string, unknown>> | undefined;
+  /** Where the body wants the end of the job to be told. */
+  webhook: { url: string } | undefined;
   /** Format of the body, which is part of its fingerprint. */
   type: 'json' | 'ndjson' | 'openai';
   /** Throws a Problem: 400, 408, 413, 422; ClientClosedRequest. */
@@ -43,6 +45,7 @@ interface UploadOptions {
   body: z.ZodType<{
     model?: string | undefined;
     parameters?: Record<string, unknown> | undefined;
+    webhook?: { url: string } | undefined;
     items: BatchItem[];
   }>;
   /** Schemas of a line of NDJSON. */
@@ -77,8 +80,8 @@ export function createReadUpload({ readBody, body, lines, maxBytes, maxLineBytes
   return async function readUpload(request: Request, response: Response): Promise<Upload> {
     const type = request.headers['content-type'] ?? '';
     if (!/^application\/(x-)?ndjson\s*(;|$)/i.test(type)) {
-      const { items, model, parameters } = check(body, await readBody(request, response));
-      return { model, parameters, type: 'json', items: iterate(items), close: async () => {} };
+      const { items, model, parameters, webhook } = check(body, await readBody(request, response));
+      return { model, parameters, webhook, type: 'json', items: iterate(items), close: async () => {} };
     }
     if (!charsetIsUtf8(type)) throw new Problem('unsupported_media_type');
     checkContentEncoding(request);
@@ -96,6 +99,7 @@ export function createReadUpload({ readBody, body, lines, maxBytes, maxLineBytes
     return {
       model: about?.model,
       parameters: about?.parameters ?? undefined,
+      webhook: about?.webhook ?? undefined,
       type: 'ndjson',
       items: (async function* items() {
         try {

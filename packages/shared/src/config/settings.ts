@@ -285,6 +285,22 @@ export const settingsSchema = z.object({
     meaning:
       'An uploaded file is deleted this long after its upload, or after the last batch made from it ended',
   }),
+  WEBHOOK_ALLOW_PRIVATE: variable(boolean().default(false), {
+    unit: 'true or false',
+    meaning:
+      'Whether webhooks may go to addresses of private networks, and by `http:`; for tests and networks you trust',
+  }),
+  WEBHOOK_RETRY_SECONDS: variable(
+    z
+      .string()
+      .default('5,30,120,600,1800,3600,7200,14400,28800,28800')
+      .transform((text) => text.split(',').map(Number))
+      .pipe(z.array(z.number('not numbers with commas between them').min(0).max(86_400)).max(100)),
+    {
+      unit: 'seconds, with commas between them',
+      meaning: 'Pauses between the attempts to deliver a webhook',
+    },
+  ),
   RESULT_TTL_SECONDS: variable(whole(1, 31_536_000).default(86_400), {
     unit: 'seconds',
     meaning: 'A job, its texts and its results are deleted this long after it ended',

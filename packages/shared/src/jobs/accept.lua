@@ -7,7 +7,7 @@
 --       keys, idempotency entry ('' for none), revision of the model, parameters (JSON),
 --       bytes that the result of an input will take, hash of the model spec, number of inputs, what the API family keeps
 --       with the job (JSON; '' for nothing), record of the file that it was made from ('' for none), ms that a file is kept,
---       files that expire
+--       files that expire, webhook (JSON; '' for none), outbox
 -- Returns {'accepted', now, chunks handed out…}, or {'known', id} (the idempotency entry names a job with the same
 --         fingerprint), {'mismatch'} (with another one), {'late'}, {'missing'} (part of the upload expired), {'revoked'},
 --         {'too large', limit}, {'allowance', limit, queued}
@@ -62,6 +62,7 @@ if ARGV[19] ~= '' then
   -- Until the job has ended, at the latest.
   keepFile(keys.job, now + tonumber(ARGV[7]))
 end
+if ARGV[22] ~= '' then redis.call('HSET', keys.job, 'webhook', ARGV[22], 'outbox', ARGV[23]) end
 redis.call('INCRBY', keys.resultBytes, inputs * tonumber(ARGV[15]))
 redis.call('HINCRBY', keys.key, 'bulk_queued', inputs)
 redis.call('ZADD', keys.jobs, now, id)

@@ -35,6 +35,12 @@ declare module 'ioredis' {
   }
 }
 
+/** Where the end of a job is told, and what the job is called there. */
+export interface JobWebhook {
+  url: string;
+  kind: 'job' | 'batch';
+}
+
 /** The result of {@link Ledger.end}. */
 export interface Ending {
   /** Whether the job was unfinished. */
@@ -126,6 +132,7 @@ export class Ledger {
       details?: unknown;
       /** The file that it was made from, which is kept for some time after the job has ended. */
       file?: { record: string; ttlMs: number };
+      webhook?: JobWebhook;
       idempotencyKey: string | undefined;
       fingerprint: string;
       maxInFlight: number;
@@ -173,6 +180,8 @@ export class Ledger {
         job.file?.record ?? '',
         job.file?.ttlMs ?? '',
         names.expiringFiles,
+        job.webhook === undefined ? '' : JSON.stringify(job.webhook),
+        names.outbox,
       ),
     );
   }
@@ -188,8 +197,16 @@ export class Ledger {
       modelId,
       reason,
       details,
+      webhook,
       nowMs,
-    }: { keyId: string; modelId: string; reason: string; details: unknown; nowMs: number },
+    }: {
+      keyId: string;
+      modelId: string;
+      reason: string;
+      details: unknown;
+      webhook: JobWebhook | undefined;
+      nowMs: number;
+    },
   ): Promise<void> {
     const now = Math.round(nowMs);
     const expires = now + this.#options.resultTtlMs;
@@ -213,8 +230,18 @@ export class Ledger {
       error: reason,
       details: JSON.stringify(details),
     };
-    const replies = await this.#redis
-      .multi()
+    const transaction = this.#redis.multi();
+    // As the scripts append it when any other job ends.
+    const entry = {
+      job: jobId,
+      key: keyId,
+      status: 'failed',
+      reason,
+      at: now,
+      webhook: JSON.stringify(webhook),
+    };
+    if (webhook) transaction.rpush(names.outbox, JSON.stringify(entry));
+    const replies = await transaction
       .hset(names.job(jobId), record)
       .pexpireat(names.job(jobId), expires)
       .zadd(names.jobs(keyId), now, jobId)

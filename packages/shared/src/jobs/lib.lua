@@ -96,6 +96,12 @@ local function finish(keys, id, status, reason, now, ttl)
     end
   end
   keepFile(keys.job, now)
+  local webhook = redis.call('HMGET', keys.job, 'webhook', 'outbox')
+  if webhook[1] then
+    redis.call('RPUSH', webhook[2], cjson.encode({
+      job = id, key = record[3], status = status, reason = reason, at = now, webhook = webhook[1],
+    }))
+  end
   redis.call('PUBLISH', keys.changes, id)
   return withdrawn
 end

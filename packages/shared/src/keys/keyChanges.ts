@@ -4,7 +4,13 @@ import { json } from '../json.js';
 import { names } from '../redis/names.js';
 
 /** The log line of a change of a key. */
-export const keyEventSchema = z.enum(['Key created', 'Key changed', 'Key revoked', 'Key rotated']);
+export const keyEventSchema = z.enum([
+  'Key created',
+  'Key changed',
+  'Key revoked',
+  'Key rotated',
+  'Signing secret of a key made',
+]);
 export type KeyEvent = z.infer<typeof keyEventSchema>;
 
 /** A key change made with `sluice keys`, as stored until a gateway has logged it. */

@@ -48,6 +48,8 @@ export interface KeyOptions {
   bulkLimit?: number;
   /** Milliseconds since the epoch, on Redis's clock. */
   expiresAtMs?: number | undefined;
+  /** Where the ends of OpenAI batches are told. */
+  webhookUrl?: string | undefined;
 }
 
 /** Changes to a key; fields that are not given stay as they are. */
@@ -59,6 +61,8 @@ export interface KeyChanges {
   bulkLimit?: number;
   /** null: never. */
   expiresAtMs?: number | null;
+  /** null: none. */
+  webhookUrl?: string | null;
 }
 
 const hash = z.string().regex(/^[0-9a-f]{64}$/);
@@ -80,6 +84,8 @@ const storedSchema = z
     expires_at_ms: z.coerce.number().optional(),
     revoked_at_ms: z.coerce.number().optional(),
     last_used_at_ms: z.coerce.number().optional(),
+    webhook_url: z.string().optional(),
+    webhook_secret: z.string().optional(),
   })
   .transform((stored) => ({
     id: stored.id,
@@ -98,6 +104,10 @@ const storedSchema = z
     revokedAtMs: stored.revoked_at_ms,
     /** Precise to a minute. */
     lastUsedAtMs: stored.last_used_at_ms,
+    /** Where the ends of OpenAI batches are told. */
+    webhookUrl: stored.webhook_url,
+    /** What webhooks are signed with. Unlike the key it is stored readable, since signing needs it. */
+    webhookSecret: stored.webhook_secret,
   }));
 
 /** The record of an API key: everything but its secret. */
@@ -138,6 +148,7 @@ export function keyBody(record: KeyRecord, nowMs: number): KeyBody {
       unit: unitOf(limit),
     })),
     bulk_limit: record.bulkLimit,
+    webhook_url: record.webhookUrl ?? null,
     created_at: new Date(record.createdAtMs).toISOString(),
     expires_at: time(record.expiresAtMs),
     revoked_at: time(record.revokedAtMs),
@@ -214,6 +225,7 @@ export class Keyring {
       ...(options.expiresAtMs === undefined
         ? {}
         : { expires_at_ms: String(Math.round(options.expiresAtMs)) }),
+      ...(options.webhookUrl === undefined ? {} : { webhook_url: options.webhookUrl }),
     };
     if ((await this.#redis.exists(names.key(id))) === 0) {
       const transaction = this.#redis.multi();
@@ -291,12 +303,28 @@ export class Keyring {
   }
 
   /**
+   * The secret that webhooks of a key are signed with (https://www.standardwebhooks.com); made if there is none.
+   * @param renew replaces it
+   * @returns undefined when the id is unknown
+   * @throws KeyNotLive for a revoked key
+   */
+  async webhookSecret(keyId: string, renew: boolean): Promise<string | undefined> {
+    const record = await this.read(keyId);
+    if (record === undefined) return undefined;
+    if (record.webhookSecret !== undefined && !renew) return record.webhookSecret;
+    const secret = `whsec_${randomBytes(SECRET_BYTES).toString('base64')}`;
+    if ((await this.#redis.updateKey(1, names.key(keyId), 'webhook_secret', secret)) === 0)
+      throw new KeyNotLive(`The key ${keyId} is revoked; create another one`);
+    return secret;
+  }
+
+  /**
    * Changes the given fields; the next request sees them.
    * @returns the record, or undefined when the id is unknown
    * @throws KeyNotLive for a revoked key; an expired key may get a later expiry
    */
   async update(keyId: string, changes: KeyChanges): Promise<KeyRecord | undefined> {
-    const { name, scopes, limits, bulkLimit, expiresAtMs } = changes;
+    const { name, scopes, limits, bulkLimit, expiresAtMs, webhookUrl } = changes;
     const fields = {
       ...(name === undefined ? {} : { name }),
       ...(scopes === undefined ? {} : { scopes: JSON.stringify(scopes) }),
@@ -305,6 +333,7 @@ export class Keyring {
       ...(expiresAtMs === undefined
         ? {}
         : { expires_at_ms: expiresAtMs === null ? '' : String(Math.round(expiresAtMs)) }),
+      ...(webhookUrl === undefined ? {} : { webhook_url: webhookUrl ?? '' }),
     };
     if ((await this.#redis.updateKey(1, names.key(keyId), ...Object.entries(fields).flat())) === 0) {
       throw new KeyNotLive(`The key ${keyId} is revoked; create another one`);

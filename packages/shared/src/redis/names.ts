@@ -61,6 +61,12 @@ export const names = {
   files: (keyId: string) => `${PREFIX}:files:${keyId}`,
   /** ZSET: files, as `<key id> <file>`, by the time they expire. */
   expiringFiles: `${PREFIX}:expiring-files`,
+  /** LIST: ends of jobs with a webhook, as JSON, until they are in the queue of deliveries. */
+  outbox: `${PREFIX}:outbox`,
+  /** BullMQ queue of the deliveries of webhooks. */
+  deliveries: 'webhooks',
+  /** ZSET: deliveries of a key under way, by the time they expire unless they are renewed. */
+  webhookDeliveries: (keyId: string) => `${PREFIX}:webhook-deliveries:${keyId}`,
   /** STRING: held by the gateway that sweeps now. */
   sweep: `${PREFIX}:sweep`,
   /** STRING: written only to see whether Redis accepts writes. */

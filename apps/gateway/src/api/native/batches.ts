@@ -7,12 +7,14 @@ import type { createSubmitJob, Submitted } from '../../jobs/submission.js';
 import type { createReadUpload, Upload } from '../../jobs/upload.js';
 import type { Catalog } from '../../models/catalog.js';
 import { parseParameters } from '../../models/inputs.js';
+import type { WebhookFor } from '../../webhooks/webhookFor.js';
 import type { NativeHandlers } from './handlers.js';
 
 interface Services {
   catalog: Catalog;
   memory: RedisMemory;
   maxTextChars: number;
+  webhookFor: WebhookFor;
   readUpload: ReturnType<typeof createReadUpload>;
   submitJob: ReturnType<typeof createSubmitJob>;
 }
@@ -25,6 +27,7 @@ export function batchRoutes({
   catalog,
   memory,
   maxTextChars,
+  webhookFor,
   readUpload,
   submitJob,
 }: Services): Pick<NativeHandlers, 'analyzeBatch'> {
@@ -46,7 +49,8 @@ export function batchRoutes({
       model.facts(),
       maxTextChars,
     );
-    return submitJob({ key, model, parameters, upload, idempotencyKey });
+    const webhook = await webhookFor(upload.webhook?.url, key, 'job', '/webhook/url');
+    return submitJob({ key, model, parameters, upload, idempotencyKey, ...(webhook ? { webhook } : {}) });
   }
 
   return {

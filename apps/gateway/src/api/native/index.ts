@@ -10,6 +10,7 @@ import type { RateLimit } from '../../limits/rateLimit.js';
 import type { StreamLimit } from '../../limits/streamLimit.js';
 import type { AnswerInputs } from '../../models/answerInputs.js';
 import type { Catalog } from '../../models/catalog.js';
+import type { WebhookFor } from '../../webhooks/webhookFor.js';
 import { accountRoutes } from './account.js';
 import { batchRoutes } from './batches.js';
 import { docsRoutes, mountDocsFiles } from './docs.js';
@@ -24,6 +25,7 @@ interface Services {
   bounds: Bounds;
   memory: RedisMemory;
   submitJob: ReturnType<typeof createSubmitJob>;
+  webhookFor: WebhookFor;
   catalog: Catalog;
   answerInputs: AnswerInputs;
   ledger: Ledger;
@@ -43,6 +45,7 @@ export function nativeFamily(services: Services): Family {
     bounds,
     memory,
     submitJob,
+    webhookFor,
     catalog,
     answerInputs,
     ledger,
@@ -64,6 +67,7 @@ export function nativeFamily(services: Services): Family {
         catalog,
         memory,
         maxTextChars: bounds.maxTextChars,
+        webhookFor,
         readUpload: createReadUpload({
           readBody: createReadBody(LARGE_BODIES * settings.MAX_BODY_BYTES),
           body: batchBody(bounds),

@@ -4,7 +4,7 @@ import type { JobItem, JobRecord, Ledger, StoredResult } from '@sluice/shared';
 import { textClassification, vectorSchema } from '@sluice/tasks';
 import { z } from 'zod';
 import { fromRedis, Problem } from '../../http/problem.js';
-import type { OutputKind } from './batchIds.js';
+import type { OutputKind } from '../../jobs/batchIds.js';
 import type { BatchJob } from './batchRecord.js';
 import { embeddingsAnswer } from './embeddings.js';
 import { moderationsAnswer } from './moderations.js';

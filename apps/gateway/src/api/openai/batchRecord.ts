@@ -1,8 +1,8 @@
 import { batchEndpointSchema, type OpenAiBatch } from '@sluice/contract';
 import { isFinished, type JobRecord } from '@sluice/shared';
 import { z } from 'zod';
-import { NOT_IN_TIME } from '../../jobs/janitor.js';
-import { batchIdOf, outputIdOf } from './batchIds.js';
+import { batchIdOf, outputIdOf } from '../../jobs/batchIds.js';
+import { NOT_IN_TIME } from '../../jobs/reasons.js';
 
 /** What the OpenAI family keeps with a job. */
 const detailsSchema = z.object({

@@ -1,15 +1,24 @@
 import { randomUUID } from 'node:crypto';
 import type { embeddingsBody, moderationsBody, OpenAiRoutes } from '@sluice/contract';
-import { isFinished, type JobRecord, type Ledger, type Log, names, type RedisClock } from '@sluice/shared';
+import {
+  isFinished,
+  type JobRecord,
+  type JobWebhook,
+  type Ledger,
+  type Log,
+  names,
+  type RedisClock,
+} from '@sluice/shared';
 import type { RedisMemory } from '../../admission/redisMemory.js';
 import type { Files } from '../../files/files.js';
 import type { HandlersOf } from '../../http/family.js';
 import { fromRedis, Problem } from '../../http/problem.js';
+import { jobIdOf } from '../../jobs/batchIds.js';
 import { endJob } from '../../jobs/ending.js';
 import { idempotencyKeyOf } from '../../jobs/idempotencyKey.js';
 import type { createSubmitJob } from '../../jobs/submission.js';
 import type { Catalog } from '../../models/catalog.js';
-import { jobIdOf } from './batchIds.js';
+import type { WebhookFor } from '../../webhooks/webhookFor.js';
 import { InvalidFile, readBatchInput } from './batchInput.js';
 import { batchJobs } from './batchJobs.js';
 import { type BatchDetails, type BatchJob, batchBody, batchOf } from './batchRecord.js';
@@ -22,6 +31,7 @@ interface Services {
   clock: RedisClock;
   memory: RedisMemory;
   submitJob: ReturnType<typeof createSubmitJob>;
+  webhookFor: WebhookFor;
   bodies: { embeddings: ReturnType<typeof embeddingsBody>; moderations: ReturnType<typeof moderationsBody> };
   maxTextChars: number;
   maxInputs: number;
@@ -39,7 +49,7 @@ const noBatch = (id: string | undefined) =>
 
 /** Handlers of the routes about batches, which are jobs. */
 export function batchHandlers(services: Services): Pick<HandlersOf<OpenAiRoutes>, BatchRoutes> {
-  const { files, ledger, catalog, clock, memory, submitJob, jobTimeoutMs, log } = services;
+  const { files, ledger, catalog, clock, memory, submitJob, webhookFor, jobTimeoutMs, log } = services;
 
   async function ownBatch(batchId: string, keyId: string): Promise<BatchJob> {
     const job = await fromRedis(ledger.read(jobIdOf(batchId)));
@@ -63,6 +73,7 @@ export function batchHandlers(services: Services): Pick<HandlersOf<OpenAiRoutes>
       await memory.check(0);
       const idempotencyKey = idempotencyKeyOf(request);
       const file = await files.of(key.id, body.input_file_id);
+      const webhook = await webhookFor(key.webhookUrl, key, 'batch', '');
       const about = {
         family: 'openai' as const,
         endpoint: body.endpoint,
@@ -84,6 +95,7 @@ export function batchHandlers(services: Services): Pick<HandlersOf<OpenAiRoutes>
           upload: {
             model: undefined,
             parameters: undefined,
+            webhook: undefined,
             type: 'openai',
             items,
             close: async () => {
@@ -93,13 +105,14 @@ export function batchHandlers(services: Services): Pick<HandlersOf<OpenAiRoutes>
           idempotencyKey,
           details,
           file: { record: names.file(file.id), ttlMs: files.ttlMs },
+          ...(webhook ? { webhook } : {}),
         }).finally(() => items.return(undefined));
         if (submitted.created) response.locals.texts = submitted.total;
         jobId = submitted.jobId;
       } catch (error) {
         if (!(error instanceof InvalidFile)) throw error;
         jobId = randomUUID();
-        await recordRefused(jobId, key.id, error, about);
+        await recordRefused(jobId, key.id, error, about, webhook);
       }
       const job = await read(jobId);
       const batch = batchOf(job);
@@ -137,6 +150,7 @@ export function batchHandlers(services: Services): Pick<HandlersOf<OpenAiRoutes>
     keyId: string,
     { errors, lines }: InvalidFile,
     about: Omit<BatchDetails, 'threshold' | 'errors'>,
+    webhook: JobWebhook | undefined,
   ): Promise<void> {
     const nowMs = clock.now();
     if (nowMs === undefined) throw new Problem('unavailable');
@@ -148,6 +162,7 @@ export function batchHandlers(services: Services): Pick<HandlersOf<OpenAiRoutes>
         modelId: '',
         reason: `The file is invalid. ${place}${first?.message ?? ''}`,
         details: { ...about, threshold: 0, errors: [...errors] } satisfies BatchDetails,
+        webhook,
         nowMs,
       }),
     );

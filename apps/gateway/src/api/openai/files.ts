@@ -6,7 +6,7 @@ import type { FileRecord, Files } from '../../files/files.js';
 import type { HandlersOf } from '../../http/family.js';
 import { readForm } from '../../http/multipart.js';
 import { fromRedis, Problem } from '../../http/problem.js';
-import { type OutputKind, outputIdOf, outputOf } from './batchIds.js';
+import { type OutputKind, outputIdOf, outputOf } from '../../jobs/batchIds.js';
 import { batchJobs } from './batchJobs.js';
 import { outputLines } from './batchOutput.js';
 import { type BatchJob, batchOf, hasErrors, hasOutput, unixSeconds } from './batchRecord.js';

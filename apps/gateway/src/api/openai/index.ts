@@ -7,6 +7,7 @@ import { createFamily, type Family } from '../../http/family.js';
 import type { createSubmitJob } from '../../jobs/submission.js';
 import type { AnswerInputs } from '../../models/answerInputs.js';
 import type { Catalog } from '../../models/catalog.js';
+import type { WebhookFor } from '../../webhooks/webhookFor.js';
 import { batchHandlers } from './batches.js';
 import { embeddingsHandlers } from './embeddings.js';
 import { fileHandlers } from './files.js';
@@ -25,6 +26,7 @@ interface Services {
   clock: RedisClock;
   memory: RedisMemory;
   submitJob: ReturnType<typeof createSubmitJob>;
+  webhookFor: WebhookFor;
   log: Log;
 }
 

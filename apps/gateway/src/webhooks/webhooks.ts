@@ -1,0 +1,136 @@
+import { isLive, type Keyring, type Log, names, PREFIX, type RedisClock } from '@sluice/shared';
+import { DelayedError, type Job, Queue, UnrecoverableError, Worker } from 'bullmq';
+import type { Redis } from 'ioredis';
+import { Webhook } from 'standardwebhooks';
+import { ConcurrencyLimit } from '../limits/concurrencyLimit.js';
+import { eventIdOf, eventOf, type OutboxEntry, outboxEntrySchema } from './event.js';
+import { send } from './send.js';
+
+/** Deliveries of a key at once, at all gateways together. */
+const PER_KEY = 4;
+/** Deliveries of this gateway at once. */
+const CONCURRENCY = 16;
+/** A delivery whose key has {@link PER_KEY} others waits this long, in milliseconds. */
+const WAIT_MS = 250;
+/** Entries that are moved from the outbox at once. */
+const MOVED_AT_ONCE = 100;
+/** The delivery of a gateway that died is taken by another one after this long, in milliseconds. */
+const LOCK_MS = 5_000;
+/** No practical limit: a delivery is repeated however often gateways die. */
+const MAX_STALLED = 1_000_000;
+/** The receiver wants no more of these events. */
+const GONE = 410;
+
+interface WebhooksOptions {
+  redis: Redis;
+  /** A connection of its own, for the queue of deliveries. */
+  blocking: Redis;
+  keyring: Keyring;
+  clock: RedisClock;
+  /** Pauses between the attempts of a delivery, in milliseconds. */
+  pausesMs: readonly number[];
+  allowPrivate: boolean;
+  /** For the header field `User-Agent`. */
+  version: string;
+  log: Log;
+}
+
+/**
+ * Tells the receivers of webhooks that jobs have ended, at least once each. The script that ends a job appends an entry to
+ * the outbox. The sweep moves it into a queue, under the id of the event, from which any gateway delivers it.
+ */
+export class Webhooks {
+  #options: WebhooksOptions;
+  #queue: Queue<OutboxEntry>;
+  #worker: Worker<OutboxEntry>;
+  #concurrency: ConcurrencyLimit;
+
+  constructor(options: WebhooksOptions) {
+    this.#options = options;
+    const { redis, blocking, pausesMs, log } = options;
+    this.#concurrency = new ConcurrencyLimit(redis, PER_KEY, log);
+    this.#queue = new Queue(names.deliveries, { connection: redis, prefix: PREFIX, skipVersionCheck: true });
+    this.#worker = new Worker(names.deliveries, (job, token) => this.#deliver(job, token), {
+      connection: blocking,
+      prefix: PREFIX,
+      skipVersionCheck: true,
+      concurrency: CONCURRENCY,
+      lockDuration: LOCK_MS,
+      stalledInterval: LOCK_MS,
+      maxStalledCount: MAX_STALLED,
+      settings: { backoffStrategy: (attempts) => pausesMs[attempts - 1] ?? 0 },
+    });
+    this.#queue.on('error', (err) => log.debug({ err }, 'Queue error'));
+    this.#worker.on('error', (err) => log.debug({ err }, 'Queue error'));
+    this.#worker.on('failed', (job, err) => {
+      if (job === undefined) return;
+      const isLast = job.attemptsMade > pausesMs.length || err instanceof UnrecoverableError;
+      log[isLast ? 'warn' : 'info'](
+        { event_id: job.id, key_id: job.data.key, attempt: job.attemptsMade, reason: err.message },
+        isLast ? 'Webhook given up' : 'Webhook not delivered; it will be sent again',
+      );
+    });
+  }
+
+  /** Moves the ends of jobs from the outbox into the queue. An entry is removed only when it is in the queue. */
+  async moveOutbox(): Promise<void> {
+    const { redis, pausesMs, log } = this.#options;
+    for (const text of await redis.lrange(names.outbox, 0, MOVED_AT_ONCE - 1)) {
+      const entry = outboxEntrySchema.safeParse(text);
+      if (entry.success) {
+        await this.#queue.add('webhook', JSON.parse(text), {
+          jobId: eventIdOf(entry.data),
+          attempts: pausesMs.length + 1,
+          backoff: { type: 'custom' },
+          removeOnComplete: true,
+          removeOnFail: true,
+        });
+      } else log.warn('Dropped a malformed entry of the outbox');
+      await redis.lrem(names.outbox, 1, text);
+    }
+  }
+
+  /** Takes no more deliveries, and finishes those it has. */
+  async close(): Promise<void> {
+    await this.#worker.close();
+    await this.#queue.close();
+    this.#options.blocking.disconnect();
+  }
+
+  async #deliver(job: Job<OutboxEntry>, token: string | undefined): Promise<void> {
+    const { keyring, clock, allowPrivate, version, log } = this.#options;
+    const entry = outboxEntrySchema.parse(JSON.stringify(job.data));
+    const key = await keyring.read(entry.key);
+    const nowMs = clock.now() ?? Date.now();
+    if (key === undefined || !isLive(key, nowMs))
+      throw new UnrecoverableError('The API key is revoked or expired');
+    if (key.webhookSecret === undefined)
+      throw new UnrecoverableError('The API key has no signing secret any more');
+    const end = await this.#concurrency.begin(names.webhookDeliveries(entry.key));
+    if (end === undefined) {
+      await job.moveToDelayed(Date.now() + WAIT_MS, token);
+      throw new DelayedError();
+    }
+    try {
+      const event = eventOf(entry);
+      const body = JSON.stringify(event);
+      const sentAt = new Date();
+      const status = await send(
+        entry.webhook.url,
+        {
+          'User-Agent': `Sluice/${version}`,
+          'webhook-id': event.id,
+          'webhook-timestamp': String(Math.floor(sentAt.getTime() / 1000)),
+          'webhook-signature': new Webhook(key.webhookSecret).sign(event.id, sentAt, body),
+        },
+        body,
+        allowPrivate,
+      );
+      if (status === GONE) throw new UnrecoverableError('The receiver answered 410');
+      if (status < 200 || status > 299) throw new Error(`The receiver answered ${status}`);
+      log.info({ event_id: event.id, key_id: entry.key, type: event.type }, 'Webhook delivered');
+    } finally {
+      end();
+    }
+  }
+}
