@@ -92,7 +92,7 @@ async function jobKeys(): Promise<string[]> {
   return all
     .filter(
       (name) =>
-        !/^\{sluice\}:(key:|keys$|usage(-report)?:|limit:|reads:|streams:|failed-auth:|replies:|worker:|workers$|tokenizer:|unanswered:|sweep$|probe$)/.test(
+        !/^\{sluice\}:(key:|keys$|usage(-report)?:|limit:|reads:|streams:|failed-auth:|replies:|worker:|workers$|tokenizer:|webhooks:(meta|stalled-check)|unanswered:|sweep$|probe$)/.test(
           name,
         ),
     )

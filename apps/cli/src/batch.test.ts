@@ -634,3 +634,59 @@ test('a file for a model of another task: its first line names the model, and a 
   await run('-o', table);
   expect(readFileSync(table, 'utf8').split('\n')[0]).toBe('id,text,output,error');
 });
+
+test('a file of OpenAI batch requests is submitted as such; its output has their format, in order, with errors in their place', async () => {
+  const models = rig.models([
+    {
+      id: 'vectors',
+      task: 'feature-extraction',
+      source: join(root, 'tests/reference/models/bert-mean'),
+      dtype: 'fp32',
+    },
+  ]);
+  const [gateway, worker] = await Promise.all([rig.gateway(models), rig.worker(models)]);
+  const env = { SLUICE_URL: gateway.url };
+  const line = (id: string, input: string, endpoint = '/v1/embeddings') =>
+    JSON.stringify({ custom_id: id, method: 'POST', url: endpoint, body: { model: 'vectors', input } });
+  const requests = [line('a', 'fine'), line('b', 'long '.repeat(100)), line('c', 'fine')];
+  writeFileSync(file('requests.jsonl'), requests.join('\n'));
+  const first = await sluice(['batch', file('requests.jsonl'), '-o', file('answers.jsonl')], '', env);
+  expect([first.code, first.out]).toEqual([
+    1,
+    expect.stringMatching(/completed: 3 requests, 1 with an error/),
+  ]);
+  expect(
+    lines(readFileSync(file('answers.jsonl'), 'utf8')).map(({ custom_id: id, response }) => [
+      id,
+      response.status_code,
+    ]),
+  ).toEqual([
+    ['a', 200],
+    ['b', 400],
+    ['c', 200],
+  ]);
+  // The same file gives the same job; its upload is not kept.
+  const again = await sluice(['batch', file('requests.jsonl')], '', env);
+  expect(again.err).toContain(first.out.split(' ')[0]);
+  expect(lines(again.out)).toHaveLength(3);
+  expect((await sluice(['batch', file('requests.jsonl'), '--new'], '', env)).err).not.toContain(
+    first.out.split(' ')[0],
+  );
+  expect(await rig.redis.keys('*:file:*')).toEqual([]);
+
+  writeFileSync(file('requests.jsonl'), [line('a', 'fine'), line('a', ''), '{'].join('\n'));
+  const refused = await sluice(['batch', file('requests.jsonl')], '', env);
+  expect([refused.code, refused.err]).toEqual([
+    1,
+    expect.stringMatching(
+      /nothing was submitted.\nline 2: custom_id "a" is used in line 1 too\nline 2: .*empty.*\nline 3: /,
+    ),
+  ]);
+  writeFileSync(file('requests.jsonl'), line('a', 'fine', '/v1/chat/completions'));
+  expect((await sluice(['batch', file('requests.jsonl')], '', env)).err).toContain(
+    'not to /v1/chat/completions',
+  );
+  const option = await sluice(['batch', file('requests.jsonl'), '--model', 'x'], '', env);
+  expect([option.code, option.err]).toEqual([2, expect.stringContaining('--model does not apply')]);
+  await Promise.all([gateway.app.stop(), worker.stop()]);
+});

@@ -8,7 +8,7 @@ import { hostOf, isPublic } from './address.js';
 const ATTEMPT_MS = 10_000;
 
 /** The receiver of a webhook is at an address that must not be connected to. */
-export class ForbiddenAddress extends Error {
+class ForbiddenAddress extends Error {
   override name = 'ForbiddenAddress';
 }
 

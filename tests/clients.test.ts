@@ -1,0 +1,119 @@
+import { spawnSync } from 'node:child_process';
+import { existsSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { type Body, ClientRig, float32, folder, pages, TEXTS } from './clients/rig.js';
+import { post } from './harness.js';
+
+let clients: ClientRig;
+beforeAll(async () => {
+  if (!existsSync(join(folder, 'node_modules/.package-lock.json'))) {
+    const { status } = spawnSync('npm', ['ci', '--no-audit', '--no-fund'], { cwd: folder, stdio: 'inherit' });
+    expect(status).toBe(0);
+  }
+  clients = await ClientRig.start();
+}, 300_000);
+afterAll(() => clients?.close());
+
+describe('the Node clients of other APIs', () => {
+  let calls: Record<string, Body>;
+  beforeAll(async () => {
+    calls = await clients.calls(process.execPath, ['node.mjs']);
+  }, 120_000);
+
+  test('get the vectors that the model gives', async () => {
+    const vectors = float32(await clients.outputsOf('bert-mean', TEXTS));
+    for (const name of [
+      'openai: embeddings',
+      'openai: embeddings as float',
+      'openai: batch',
+      'huggingface: featureExtraction',
+      'langchain: embedDocuments',
+    ])
+      expect([name, float32(calls[name].output)]).toEqual([name, vectors]);
+    expect(float32(calls['langchain: embedQuery'].output)).toEqual(vectors.slice(0, 1));
+    expect(float32(calls['openai: embeddings with dimensions'].output)).toEqual(
+      float32(await clients.outputsOf('bert-mean', TEXTS, { dimensions: 5 })),
+    );
+  });
+
+  test('get the labels, entities, similarities and ranks that the model gives', async () => {
+    const [text = ''] = TEXTS;
+    const scores = (outputs: { label: string; score: number }[]) =>
+      Object.fromEntries(outputs.map(({ label, score }) => [label, score]));
+    expect(calls['openai: moderations'].output.map((result: Body) => result.category_scores)).toEqual(
+      (await clients.outputsOf('bert-multi-label', TEXTS)).map(scores),
+    );
+    expect(calls['huggingface: textClassification'].output).toEqual(
+      (await clients.outputsOf('bert-labels', [text]))[0],
+    );
+    expect(calls['huggingface: tokenClassification'].output).toEqual(
+      await clients.outputsOf('bert-entities', text),
+    );
+    expect(calls['huggingface: zeroShotClassification'].output).toEqual(
+      await clients.outputsOf('roberta-nli', text, { candidate_labels: ['a', 'b'] }),
+    );
+    const similarities = (
+      await post(`${clients.url}/similarity`, clients.key, {
+        inputs: { source_sentence: text, sentences: TEXTS.slice(1) },
+      })
+    ).body;
+    expect(calls['huggingface: sentenceSimilarity'].output).toEqual(similarities);
+    const ranks = (await clients.outputsOf('roberta-rank', [{ query: text, texts: TEXTS }]))[0].map(
+      ({ index, score }: Body) => ({ index, relevanceScore: score }),
+    );
+    for (const name of ['cohere: rerank v2', 'cohere: rerank v1'])
+      expect([name, calls[name].output]).toEqual([
+        name,
+        ranks.map((rank: Body) => expect.objectContaining(rank)),
+      ]);
+    expect(calls['cohere: rerank v2, the first'].output).toEqual([expect.objectContaining(ranks[0])]);
+  });
+
+  test('list the models', () => {
+    expect(calls['openai: models'].output).toContain('bert-mean');
+    expect(calls['openai: model'].output).toBe('bert-mean');
+  });
+
+  test('raise their own error with our text', () => {
+    for (const [name, error, status, message] of [
+      ['openai: wrong key', 'AuthenticationError', 401, /Invalid API key/],
+      ['openai: wrong model', 'NotFoundError', 404, /"nothing"/],
+      ['openai: text too long', 'BadRequestError', 400, /48 tokens/],
+      ['openai: body too large', 'APIError', 413, /too large/],
+      ['huggingface: wrong model', 'InferenceClientProviderApiError', 404, /"nothing"/],
+      ['huggingface: wrong key', 'InferenceClientProviderApiError', 403, /Invalid API key/],
+      ['cohere: wrong key', 'UnauthorizedError', 401, /Invalid API key/],
+      ['cohere: wrong model', 'NotFoundError', 404, /"nothing"/],
+    ] as const)
+      expect([name, calls[name]]).toEqual([name, { error, status, message: expect.stringMatching(message) }]);
+  });
+
+  test('wait as long as the header field of a 429 says', () => {
+    expect(calls['openai: 429'].output).toBeGreaterThan(900);
+  });
+});
+
+test('a client that sends token arrays is told what to change', async () => {
+  // As LangChain's OpenAIEmbeddings in Python does by default.
+  const { status, body } = await post(`${clients.url}/v1/embeddings`, clients.key, {
+    model: 'bert-mean',
+    input: [[101, 2023, 102]],
+  });
+  expect([status, body.error.message]).toEqual([
+    400,
+    expect.stringContaining('check_embedding_ctx_length=False'),
+  ]);
+});
+
+test.each(pages)(
+  'the examples of docs/clients/%s in JavaScript and for the shell run and print an answer',
+  async (page) => {
+    for (const [i, code] of clients.examplesOf(page, 'js').entries()) {
+      writeFileSync(join(folder, `.run/${page}-${i}.mjs`), code);
+      expect(await clients.run(process.execPath, [`.run/${page}-${i}.mjs`])).toMatch(/\d/);
+    }
+    for (const code of clients.examplesOf(page, 'sh').filter((each) => each.includes(clients.url)))
+      expect(await clients.run('sh', ['-ec', code.replaceAll('curl ', 'curl -sf ')])).toMatch(/\d/);
+  },
+);

@@ -1,0 +1,140 @@
+import { spawnSync } from 'node:child_process';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { type Body, ClientRig, float32, folder, pages, TEXTS } from '../clients/rig.js';
+import { post } from '../harness.js';
+
+/** The packages of each client; those of a sample are enough for a short run. */
+const PACKAGES = {
+  openai: ['openai'],
+  huggingface: ['huggingface_hub'],
+  cohere: ['cohere'],
+  langchain: ['langchain-openai', 'langchain-huggingface', 'huggingface_hub'],
+  llamaindex: ['llama-index-embeddings-text-embeddings-inference', 'llama-index-postprocessor-tei-rerank'],
+};
+type Client = keyof typeof PACKAGES;
+const isClient = (name: string): name is Client => name in PACKAGES;
+
+const given = (process.env.PYTHON_CLIENTS || Object.keys(PACKAGES).join()).split(',');
+const chosen = given.filter(isClient);
+const has = (client: Client) => chosen.includes(client);
+const python = join(folder, '.venv/bin/python');
+
+let clients: ClientRig;
+let calls: Record<string, Body>;
+beforeAll(async () => {
+  expect(chosen).toEqual(given);
+  const install = (command: string, ...args: string[]) =>
+    expect(spawnSync(command, args, { stdio: 'inherit' }).status).toBe(0);
+  if (!existsSync(python)) install('python3', '-m', 'venv', join(folder, '.venv'));
+  const wanted = new Set(chosen.flatMap((client) => PACKAGES[client]));
+  const pinned = readFileSync(join(folder, 'requirements.txt'), 'utf8').trim().split('\n');
+  install(
+    python,
+    '-m',
+    'pip',
+    'install',
+    '-q',
+    ...pinned.filter((line) => wanted.has(line.split('==')[0] ?? '')),
+  );
+  clients = await ClientRig.start();
+  calls = await clients.calls(python, ['python.py', ...chosen]);
+}, 600_000);
+afterAll(() => clients?.close());
+
+/** A test for a client that this run may leave out. */
+const testOf = (client: Client) => (has(client) ? test : test.skip);
+
+const outputOf = (name: string) => {
+  expect([name, calls[name]]).toEqual([name, { output: expect.anything() }]);
+  return calls[name].output;
+};
+
+describe.each([
+  ['openai', 'openai: embeddings'],
+  ['openai', 'openai: embeddings as float'],
+  ['openai', 'openai: batch'],
+  ['huggingface', 'huggingface: feature_extraction'],
+  ['langchain', 'langchain-openai: embed_documents'],
+  ['langchain', 'langchain-huggingface: embed_documents'],
+  ['llamaindex', 'llamaindex: embeddings'],
+] as const)('%s', (client, name) => {
+  testOf(client)(`${name} gives the vectors of the model`, async () => {
+    expect(float32(outputOf(name))).toEqual(float32(await clients.outputsOf('bert-mean', TEXTS)));
+  });
+});
+
+testOf('openai')('openai gives the scores of moderations and the models', async () => {
+  const expected = (await clients.outputsOf('bert-multi-label', TEXTS)).map((outputs: Body) =>
+    expect.objectContaining(Object.fromEntries(outputs.map(({ label, score }: Body) => [label, score]))),
+  );
+  expect(outputOf('openai: moderations')).toEqual(expected);
+  expect(outputOf('openai: models')).toContain('bert-mean');
+});
+
+testOf('huggingface')(
+  'huggingface_hub gives the labels, entities and similarities of the model',
+  async () => {
+    const [text = ''] = TEXTS;
+    expect(outputOf('huggingface: text_classification')).toEqual(
+      (await clients.outputsOf('bert-labels', [text]))[0],
+    );
+    expect(outputOf('huggingface: token_classification')).toEqual(
+      await clients.outputsOf('bert-entities', text),
+    );
+    expect(outputOf('huggingface: zero_shot_classification')).toEqual(
+      await clients.outputsOf('roberta-nli', text, { candidate_labels: ['a', 'b'] }),
+    );
+    const body = { inputs: { source_sentence: text, sentences: TEXTS.slice(1) } };
+    expect(outputOf('huggingface: sentence_similarity')).toEqual(
+      (await post(`${clients.url}/similarity`, clients.key, body)).body,
+    );
+  },
+);
+
+describe.each([
+  ['cohere', 'cohere: rerank v2'],
+  ['cohere', 'cohere: rerank v1'],
+  ['llamaindex', 'llamaindex: rerank'],
+] as const)('%s', (client, name) => {
+  testOf(client)(`${name} gives the ranks of the model`, async () => {
+    const [ranks] = await clients.outputsOf('roberta-rank', [{ query: TEXTS[0], texts: TEXTS }]);
+    expect(outputOf(name)).toEqual(ranks);
+  });
+});
+
+describe.each([
+  ['openai', 'openai: wrong key', 'AuthenticationError', /Invalid API key/],
+  ['openai', 'openai: wrong model', 'NotFoundError', /"nothing"/],
+  ['openai', 'openai: text too long', 'BadRequestError', /48 tokens/],
+  ['huggingface', 'huggingface: wrong key', 'HfHubHTTPError', /Invalid API key/],
+  ['huggingface', 'huggingface: wrong model', 'HfHubHTTPError', /"nothing"/],
+  ['cohere', 'cohere: wrong key', 'UnauthorizedError', /Invalid API key/],
+  ['cohere', 'cohere: wrong model', 'NotFoundError', /nothing/],
+] as const)('%s', (client, name, error, message) => {
+  testOf(client)(`${name} raises ${error} with our text`, () => {
+    expect(calls[name]).toMatchObject({ error, message: expect.stringMatching(message) });
+  });
+});
+
+testOf('llamaindex')('llama-index raises an error for a wrong key, which is not always ours', () => {
+  // Its clients do not look at the status of a response.
+  expect(calls['llamaindex: embeddings with a wrong key']).toHaveProperty('error');
+  expect(calls['llamaindex: rerank with a wrong key']).toHaveProperty('error');
+});
+
+testOf('openai')('openai waits as long as the header field of a 429 says', () => {
+  expect(outputOf('openai: 429')).toBeGreaterThan(900);
+});
+
+const pythonPages = chosen.length === Object.keys(PACKAGES).length ? pages : [];
+test.each(pythonPages.length > 0 ? pythonPages : ['openai.md'])(
+  'the examples of docs/clients/%s in Python run and print an answer',
+  async (page) => {
+    for (const [i, code] of clients.examplesOf(page, 'python').entries()) {
+      writeFileSync(join(folder, `.run/${page}-${i}.py`), code);
+      expect(await clients.run(python, [`.run/${page}-${i}.py`])).toMatch(/\d/);
+    }
+  },
+);
