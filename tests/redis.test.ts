@@ -22,6 +22,7 @@ import {
   post,
   Rig,
   request,
+  root,
   silentLog,
   until,
   workerMain,
@@ -112,7 +113,16 @@ const memory = async (field: string) =>
 
 test('jobs fill a small Redis only up to their share, and no accepted job is lost', async () => {
   const key = await rig.key({ bulkLimit: 1_000_000 });
-  const { url } = await rig.gateway();
+  // A tiny model, since the jobs have more than ten thousand texts.
+  const env = rig.models([
+    {
+      id: 'bert-labels',
+      task: 'text-classification',
+      source: join(root, 'tests/reference/models/bert-labels'),
+      dtype: 'fp32',
+    },
+  ]);
+  const { url } = await rig.gateway(env);
   const headers = { 'X-API-Key': key };
   await rig.redis.config('SET', 'maxmemory', String((await memory('used_memory')) + 3_000_000));
   const texts = Array.from({ length: 600 }, (_, i) => `this is sentence number ${i} and it is good`);
@@ -126,7 +136,7 @@ test('jobs fill a small Redis only up to their share, and no accepted job is los
   }
   expect([refused?.status, refused?.body.code]).toEqual([503, 'nearly_full']);
   expect(ids.length).toBeGreaterThan(2);
-  await rig.worker();
+  await rig.worker(env);
   // Interactive requests are served, also while results are stored.
   for (let i = 0; i < 20; i++) expect((await post(`${url}/predict`, key, { text: 'fine' })).status).toBe(200);
   for (const id of ids) {

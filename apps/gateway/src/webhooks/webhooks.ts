@@ -1,3 +1,4 @@
+import { setTimeout as delay } from 'node:timers/promises';
 import { isLive, type Keyring, type Log, names, PREFIX, type RedisClock } from '@sluice/shared';
 import { DelayedError, type Job, Queue, UnrecoverableError, Worker } from 'bullmq';
 import type { Redis } from 'ioredis';
@@ -18,6 +19,9 @@ const MOVED_AT_ONCE = 100;
 const LOCK_MS = 5_000;
 /** No practical limit: a delivery is repeated however often gateways die. */
 const MAX_STALLED = 1_000_000;
+/** A drain waits for deliveries for at most this long, in milliseconds; without Redis it hardly waits. */
+const DRAIN_MS = 3_000;
+const AWAY_MS = 200;
 /** The receiver wants no more of these events. */
 const GONE = 410;
 
@@ -90,11 +94,16 @@ export class Webhooks {
     }
   }
 
-  /** Takes no more deliveries, and finishes those it has. */
+  /** Takes no more deliveries, and finishes those it has if they end soon. Another gateway repeats the others. */
   async close(): Promise<void> {
-    await this.#worker.close();
-    await this.#queue.close();
-    this.#options.blocking.disconnect();
+    const { blocking, clock, log } = this.#options;
+    const { away } = clock;
+    const closed = Promise.all([this.#worker.close(away), this.#queue.close()]).catch((err: unknown) =>
+      log.debug({ err }, 'Could not close the queue of deliveries'),
+    );
+    // With Redis away BullMQ would wait for it.
+    await Promise.race([closed, delay(away ? AWAY_MS : DRAIN_MS, undefined, { ref: false })]);
+    blocking.disconnect();
   }
 
   async #deliver(job: Job<OutboxEntry>, token: string | undefined): Promise<void> {
