@@ -97,7 +97,7 @@ describe('with a model for each task', () => {
     }
   });
 
-  test('a cost is taken from all windows or from none; more than a window has in all is refused for good', async () => {
+  test('a cost is taken from all windows or from none; a cost above a whole limit gets an error that is not retryable', async () => {
     const key = await rig.key({ limits: [MANY, texts(5), tokens(1_000)] });
     const embed = (count: number) =>
       post(`${url}/v1/embeddings`, key, { model: 'bert-mean', input: Array(count).fill('a fine day') });
@@ -107,14 +107,14 @@ describe('with a model for each task', () => {
     expect(tokensLeft).toBe(1_000 - first.body.usage.total_tokens);
     const refused = await embed(3);
     expect([refused.status, refused.body.error.code]).toEqual([429, 'rate_limit_exceeded']);
-    // The three texts become free together, not the next place, which is free already.
+    // `Retry-After` is the time until three texts are free, not until one is.
     expect(Number(refused.headers.get('retry-after'))).toBeGreaterThan(500);
     await until('the slot is back', async () => (await remaining(url, key))[0] === requests);
     expect(await remaining(url, key)).toEqual([requests, 2, tokensLeft]);
     const over = await embed(6);
     expect([over.status, over.body.error.message]).toEqual([
       400,
-      expect.stringContaining('costs 6 texts; the key may use 5 in 600 s'),
+      expect.stringContaining('costs 6 texts, more than the limit of 5 in 600 s'),
     ]);
     expect((await remaining(url, key)).slice(1)).toEqual([2, tokensLeft]);
     const last = await embed(2);

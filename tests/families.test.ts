@@ -112,7 +112,7 @@ describe('text-embeddings-inference', () => {
     );
   });
 
-  test('/similarity gives cosines; a sentence is as similar as can be to itself', async () => {
+  test('/similarity gives cosines; a sentence has similarity 1 with itself', async () => {
     const [one, other] = (await outputsOf('bert-mean', [TEXTS[0], TEXTS[1]], {
       normalize: true,
     })) as number[][];
@@ -170,7 +170,7 @@ describe('text-embeddings-inference', () => {
       'validation',
       /inputs\/1: .*empty/,
     ],
-    ['no texts', '/embed', { inputs: [] }, 413, 'validation', /empty/],
+    ['a request without texts', '/embed', { inputs: [] }, 413, 'validation', /empty/],
     ['too many texts', '/embed', { inputs: Array(65).fill('a') }, 413, 'validation', /maximum is 64/],
     ['token ids', '/embed', { inputs: [[1, 2]] }, 413, 'validation', /Token ids/],
     ['an unknown prompt', '/embed', { inputs: 'a', prompt_name: 'x' }, 413, 'validation', /prompt/],
@@ -192,13 +192,16 @@ describe('text-embeddings-inference', () => {
       'validation',
       /no prompts/,
     ],
-  ])('%s is refused as it is there', async (_name, path, body, status, type, error) => {
-    const answer = await send(path, body);
-    expect([answer.status, answer.body]).toEqual([
-      status,
-      { error: expect.stringMatching(error), error_type: type },
-    ]);
-  });
+  ])(
+    '%s is refused with the status and body of text-embeddings-inference',
+    async (_name, path, body, status, type, error) => {
+      const answer = await send(path, body);
+      expect([answer.status, answer.body]).toEqual([
+        status,
+        { error: expect.stringMatching(error), error_type: type },
+      ]);
+    },
+  );
 
   test('with truncate a text that is too long is cut, and the response says so', async () => {
     const { status, headers } = await send('/embed', { inputs: ['a', LONG], truncate: true });
@@ -268,16 +271,16 @@ describe('OpenAI', () => {
   });
 
   test.each([
-    ['no model', { input: 'a' }, 400, 'model', /Give "model"/],
+    ['a request without a model', { input: 'a' }, 400, 'model', /Give "model"/],
     ['an unknown model', { input: 'a', model: 'nothing' }, 404, 'model', /"nothing"/],
     ['a model for another task', { input: 'a', model: 'bert-labels' }, 400, 'model', /text-classification/],
-    ['no input', { model: 'acme' }, 400, 'input', /Give "input"/],
+    ['a request without an input', { model: 'acme' }, 400, 'input', /Give "input"/],
     ['token ids', { input: [1, 2], model: 'acme' }, 400, 'input', /check_embedding_ctx_length=False/],
     ['lists of token ids', { input: [[1, 2]], model: 'acme' }, 400, 'input', /Token arrays/],
     ['an empty text in a list', { input: ['a', ''], model: 'acme' }, 400, 'input.1', /empty/],
     ['an empty list', { input: [], model: 'acme' }, 400, 'input', /empty/],
     ['a text that is too long', { input: LONG, model: 'acme' }, 400, null, /48 tokens/],
-    ['no dimensions', { input: 'a', model: 'acme', dimensions: 0 }, 400, 'dimensions', /dimensions/],
+    ['zero dimensions', { input: 'a', model: 'acme', dimensions: 0 }, 400, 'dimensions', /dimensions/],
     [
       'too many dimensions',
       { input: 'a', model: 'acme', dimensions: 33 },
@@ -292,7 +295,7 @@ describe('OpenAI', () => {
       'encoding_format',
       /base64/,
     ],
-  ])('%s is refused as it is there', async (_name, body, status, param, message) => {
+  ])('%s is refused with the status and body of OpenAI', async (_name, body, status, param, message) => {
     const answer = await send('/v1/embeddings', body);
     expect(answer.status).toBe(status);
     expect(answer.body.error).toEqual({
@@ -364,7 +367,7 @@ describe('rerank of Cohere and Jina', () => {
   });
 
   test.each([
-    ['no documents', { query: 'a', documents: [] }, 400, /documents/],
+    ['a request without documents', { query: 'a', documents: [] }, 400, /documents/],
     ['an empty document', { query: 'a', documents: ['b', ''] }, 400, /documents\/1/],
     ['an unknown model', { query: 'a', documents: ['b'], model: 'nothing' }, 404, /"nothing"/],
     ['a model for another task', { query: 'a', documents: ['b'], model: 'acme' }, 400, /text-ranking/],
@@ -380,7 +383,7 @@ describe('rerank of Cohere and Jina', () => {
       400,
       /rank_fields/,
     ],
-  ])('%s is refused as it is there', async (_name, body, status, message) => {
+  ])('%s is refused with the status and body of Cohere', async (_name, body, status, message) => {
     const answer = await send('/v2/rerank', body);
     expect([answer.status, answer.body]).toEqual([
       status,
@@ -388,7 +391,7 @@ describe('rerank of Cohere and Jina', () => {
     ]);
   });
 
-  test('a wrong key is 401 there', async () => {
+  test('a wrong key gets 401 in the shape of Cohere', async () => {
     const { status, body } = await post(`${url}/v2/rerank`, 'sk_000000000000_wrong', {});
     expect([status, body]).toEqual([401, { message: 'Invalid API key', detail: 'Invalid API key' }]);
   });
@@ -406,7 +409,7 @@ describe('paths', () => {
     expect((await send('/models/acme%2Fvectors/embed', { inputs: 'a' })).status).toBe(200);
   });
 
-  test('the body of a shared path decides whose request it is, and errors before it are readable by all', async () => {
+  test('the body of a shared path decides whose request it is, and an error before the body is read has the fields of both families', async () => {
     expect((await send('/predict', { text: 'a' })).body).toHaveProperty('sentiment');
     expect((await send('/rerank', { query: 'a', texts: [] })).body).toHaveProperty('error_type');
     expect((await send('/rerank', { query: 'a' })).body).toHaveProperty('detail');

@@ -127,7 +127,7 @@ describe('several models', () => {
     expect(analyzed.body.sentiment).toEqual(expected[0]);
     for (const name of ['nothing', 'acme', 'acme/sentiment/x', '__proto__']) {
       const { status, body } = await infer(name, 'fine');
-      expect([status, body.error]).toEqual([404, expect.stringContaining('no model is configured')]);
+      expect([status, body.error]).toEqual([404, expect.stringContaining('no configured model')]);
     }
   });
 

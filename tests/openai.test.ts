@@ -115,15 +115,15 @@ describe('files', () => {
     `Content-Disposition: form-data; name="${name}"; filename="r.jsonl"\r\nContent-Type: application/jsonl\r\n\r\n${text}`;
 
   test.each([
-    ['no file', form(field('purpose', 'batch')), 400, /field "file"/],
+    ['a form without a file', form(field('purpose', 'batch')), 400, /field "file"/],
     ['a file in another field', form(field('purpose', 'batch'), filePart('data')), 400, /"data"/],
-    ['two files', form(field('purpose', 'batch'), filePart(), filePart()), 400, /several files/],
-    ['no purpose', form(filePart()), 400, /purpose is "batch", not none/],
+    ['two files', form(field('purpose', 'batch'), filePart(), filePart()), 400, /more than one file/],
+    ['a form without a purpose', form(filePart()), 400, /must be "batch"; it is missing/],
     [
       'another purpose, after the file',
       form(filePart(), field('purpose', 'fine-tune')),
       400,
-      /not "fine-tune"/,
+      /it is "fine-tune"/,
     ],
     [
       'an expiry',
@@ -131,7 +131,12 @@ describe('files', () => {
       400,
       /FILE_TTL_SECONDS/,
     ],
-    ['a field that is too long', form(field('purpose', 'x'.repeat(2_000)), filePart()), 400, /too long/],
+    [
+      'a field that is too long',
+      form(field('purpose', 'x'.repeat(2_000)), filePart()),
+      400,
+      /longer than 1024 bytes/,
+    ],
     [
       'a form that ends early',
       { ...form(), body: '--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\nabc' },
@@ -139,13 +144,13 @@ describe('files', () => {
       /cannot be read/,
     ],
     [
-      'no boundary',
+      'a form without a boundary',
       { ...form(filePart()), headers: { 'X-API-Key': '', 'Content-Type': 'multipart/form-data; a=b' } },
       400,
       /oundary/,
     ],
     [
-      'JSON',
+      'a JSON body',
       { body: '{}', headers: { 'X-API-Key': '', 'Content-Type': 'application/json' } },
       415,
       /multipart/,
@@ -156,7 +161,7 @@ describe('files', () => {
       413,
       /300000 bytes/,
     ],
-  ])('%s is refused, and nothing of it stays', async (_name, init, status, message) => {
+  ])('%s is refused, and nothing is stored', async (_name, init, status, message) => {
     const before = await rig.redis.keys('*file*');
     const answer = await request(`${url}/v1/files`, {
       method: 'POST',
@@ -170,7 +175,7 @@ describe('files', () => {
     );
   });
 
-  test('the files of a key have a maximum of bytes in all, which deletion returns', async () => {
+  test('the files of a key have a maximum total size, which deletion returns', async () => {
     const owner = new OpenAI({ apiKey: await rig.key(), baseURL: `${url}/v1`, maxRetries: 2 });
     const half = 'x'.repeat(160_000);
     const file = await upload(half, owner);
@@ -507,7 +512,7 @@ describe('without a worker', () => {
       'batch_cancelled',
       'batch_cancelled',
     ]);
-    // Cancelling uses no slot.
+    // Canceling uses no slot.
     const small = await rig.key({ limits: [{ limit: 1, windowSeconds: 600 }] });
     const ids = await request(`${alone}/v1/batches/${batch.id}/cancel`, {
       method: 'POST',

@@ -94,7 +94,7 @@ const nothingLeft = () =>
     return !names.some((name) => /:outbox$|:webhooks:(evt_|wait|delayed|active)/.test(name));
   });
 
-test('the end of a job is told once, signed by the Standard Webhooks scheme', async () => {
+test('a receiver is notified once when a job ends, with a Standard Webhooks signature', async () => {
   const { key, secret } = await keyWithSecret();
   const { body } = await submit(key);
   await until('it is delivered', () => receiver.deliveries.length > 0);
@@ -121,7 +121,7 @@ test('the end of a job is told once, signed by the Standard Webhooks scheme', as
   expect(log()).not.toContain(secret);
 });
 
-test('an NDJSON batch, a canceled job, and a job that failed are told too', async () => {
+test('a receiver is notified of an NDJSON job, a canceled job, and a job that failed too', async () => {
   const { key } = await keyWithSecret();
   const headers = { 'X-API-Key': key, 'Content-Type': 'application/x-ndjson' };
   const body = `${JSON.stringify({ batch: { model: 'bert-mean', webhook: { url: hook } } })}\n"a"\n`;
@@ -141,7 +141,7 @@ test('an NDJSON batch, a canceled job, and a job that failed are told too', asyn
   await alone.app.stop();
 });
 
-test('an OpenAI batch is told to the URL of its key, and OpenAI’s client verifies it', async () => {
+test('the URL of a key is notified of its OpenAI batches, and OpenAI’s client verifies the event', async () => {
   const { key, secret } = await keyWithSecret({ webhookUrl: hook });
   const client = new OpenAI({
     apiKey: key,
@@ -180,8 +180,8 @@ test('an OpenAI batch is told to the URL of its key, and OpenAI’s client verif
   );
 });
 
-describe('a receiver', () => {
-  test('that fails gets the event again, under the same id and signed anew, until it accepts it', async () => {
+describe('receivers', () => {
+  test('a receiver that fails gets the event again, with the same id and a new signature, until it accepts it', async () => {
     const { key, secret } = await keyWithSecret();
     receiver.answer = (n, response) => {
       if (n === 1) response.writeHead(500).end();
@@ -197,7 +197,7 @@ describe('a receiver', () => {
     for (const { body, headers } of receiver.deliveries) new Webhook(secret).verify(body, headers);
   });
 
-  test('that is down for all attempts is given up, with a line in the log', async () => {
+  test('a receiver that is down for all attempts is abandoned, with a line in the log', async () => {
     const { key } = await keyWithSecret();
     receiver.stop();
     const { body } = await submit(key);
@@ -206,13 +206,14 @@ describe('a receiver', () => {
       log()
         .split('\n')
         .some(
-          (line) => line.includes(id) && line.includes('Webhook given up') && line.includes('"attempt":5'),
+          (line) =>
+            line.includes(id) && line.includes('Webhook delivery abandoned') && line.includes('"attempt":5'),
         ),
     );
     await nothingLeft();
   });
 
-  test('that answers 410 gets nothing more', async () => {
+  test('a receiver that answers 410 gets nothing more', async () => {
     const { key } = await keyWithSecret();
     receiver.answer = (_n, response) => response.writeHead(410).end();
     await submit(key);
@@ -221,7 +222,7 @@ describe('a receiver', () => {
     expect(receiver.deliveries).toHaveLength(1);
   });
 
-  test('that is slow has at most four deliveries of a key at once, over all gateways', async () => {
+  test('a slow receiver has at most four deliveries of a key at once, over all gateways', async () => {
     const { key } = await keyWithSecret();
     const other = await rig.gateway(env);
     const waiting: ServerResponse[] = [];
@@ -240,7 +241,7 @@ describe('a receiver', () => {
     await other.app.stop();
   });
 
-  test('whose body never ends is not waited for', async () => {
+  test('a receiver whose body never ends is not waited for', async () => {
     const { key } = await keyWithSecret();
     receiver.answer = (_n, response) => {
       response.writeHead(200);
@@ -305,14 +306,14 @@ describe('without WEBHOOK_ALLOW_PRIVATE', () => {
   afterAll(() => strict.app.stop());
 
   test.each([
-    ['http', 'http://example.com/', /https/],
-    ['another scheme', 'ftp://example.com/', /https/],
-    ['credentials', 'https://a:b@example.com/', /user name/],
-    ['this machine', 'https://127.0.0.1/', /private/],
-    ['this machine in decimal', 'https://2130706433/', /private/],
-    ['this machine by name', 'https://localhost:8000/', /private/],
-    ['metadata', 'https://[::ffff:169.254.169.254]/', /private/],
-    ['no URL', 'nonsense', /not a URL/],
+    ['a webhook with http:', 'http://example.com/', /https/],
+    ['a webhook with another scheme', 'ftp://example.com/', /https/],
+    ['a webhook with credentials', 'https://a:b@example.com/', /user name/],
+    ['a webhook to this machine', 'https://127.0.0.1/', /private/],
+    ['a webhook to this machine in decimal', 'https://2130706433/', /private/],
+    ['a webhook to this machine by name', 'https://localhost:8000/', /private/],
+    ['a webhook to the address of cloud metadata', 'https://[::ffff:169.254.169.254]/', /private/],
+    ['a webhook that is not a URL', 'nonsense', /must be a URL/],
   ])('%s is refused at submission', async (_name, url, detail) => {
     const { key } = await keyWithSecret();
     const body = { texts: ['a'], model: 'bert-mean', webhook: { url } };
@@ -333,7 +334,7 @@ describe('without WEBHOOK_ALLOW_PRIVATE', () => {
     ]);
   });
 
-  test('an address that is private when it is connected to is not connected to', async () => {
+  test('a webhook is not sent if its host resolves to a private address at delivery', async () => {
     // Accepted by a gateway that allows it, as if the name had meant another address then.
     const { cert, private: privateKey } = await generate([{ name: 'commonName', value: 'localhost' }]);
     let connections = 0;
@@ -359,7 +360,7 @@ describe('without WEBHOOK_ALLOW_PRIVATE', () => {
     }
     await until(
       'all are given up',
-      () => (strict.app.output.match(/is not a public address.*Webhook given up/g) ?? []).length >= 3,
+      () => (strict.app.output.match(/not (?:a )?public.*Webhook delivery abandoned/g) ?? []).length >= 3,
     );
     expect(connections).toBe(0);
     server.close();

@@ -39,7 +39,7 @@ test('schemathesis finds no response that the reference does not describe, with 
       tiny('bert-multi-label', 'text-classification'),
       tiny('roberta-rank', 'text-ranking'),
     ]),
-    // No text has more tokens than a model can read, which a schema cannot say.
+    // Keeps texts below the models' token limit, which a schema cannot express.
     MAX_TEXT_CHARS: '30',
     AUTH_FAILURES_PER_MINUTE: '10000000',
     LOG_LEVEL: 'warn',

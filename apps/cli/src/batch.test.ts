@@ -684,9 +684,9 @@ test('a file of OpenAI batch requests is submitted as such; its output has their
   ]);
   writeFileSync(file('requests.jsonl'), line('a', 'fine', '/v1/chat/completions'));
   expect((await sluice(['batch', file('requests.jsonl')], '', env)).err).toContain(
-    'not to /v1/chat/completions',
+    'unsupported url "/v1/chat/completions"',
   );
   const option = await sluice(['batch', file('requests.jsonl'), '--model', 'x'], '', env);
-  expect([option.code, option.err]).toEqual([2, expect.stringContaining('--model does not apply')]);
+  expect([option.code, option.err]).toEqual([2, expect.stringContaining('--model cannot be used')]);
   await Promise.all([gateway.app.stop(), worker.stop()]);
 });

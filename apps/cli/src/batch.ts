@@ -151,7 +151,9 @@ async function runRequests(
 ): Promise<void> {
   const wrong = NOT_FOR_REQUESTS.find((name) => options[name] !== undefined);
   if (wrong !== undefined)
-    throw new UsageError(`--${wrong} does not apply to ${path}, whose lines are whole requests`);
+    throw new UsageError(
+      `--${wrong} cannot be used with ${path}: each request in it names its model and parameters`,
+    );
   if (options.out !== undefined) await checkWritable(options.out, path);
   const sluice = await connect();
   const interrupt = new AbortController();

@@ -63,7 +63,11 @@ interface KeyOptions {
 /** Adds the options for what a key may do. */
 function addKeyOptions(command: Command): Command {
   return command
-    .option('--limit <count>', 'rate limit: how much per window; may be repeated', collect(positive))
+    .option(
+      '--limit <count>',
+      'rate limit: maximum per window, in the --unit; may be repeated',
+      collect(positive),
+    )
     .option('--window <seconds>', 'window of the preceding --limit (default: 60)', collect(windowSeconds))
     .option(
       '--unit <unit>',
@@ -74,7 +78,7 @@ function addKeyOptions(command: Command): Command {
     .option('--scope <scopes>', 'predict, batch, or both (default: both)', scopes)
     .option(
       '--webhook <url>',
-      'where the ends of OpenAI batches are told, or none (default: none)',
+      'URL to notify when an OpenAI batch ends, or none (default: none)',
       webhookUrl,
     );
 }
@@ -194,15 +198,15 @@ export function addKeysCommands(program: Command): void {
 
   keys
     .command('webhook-secret')
-    .description('show the secret that webhooks of a key are signed with; make it if there is none')
+    .description('show the secret that webhooks of a key are signed with; create it if the key has none')
     .argument('<id>', 'key id, as shown by `keys list`', keyId)
-    .option('--new', 'replace it; the old one is not valid any more')
+    .option('--new', 'replace it; the old one is no longer valid')
     .action((id: string, { new: renew = false }: { new?: boolean }) =>
       withKeyring(async (keyring, _nowMs, redis) => {
         const before = found(id, await keyring.read(id)).webhookSecret;
         const secret = found(id, await keyring.webhookSecret(id, renew));
         print(keys, { key_id: id, webhook_secret: secret }, () => secret);
-        if (secret !== before) await recordChange(redis, 'Signing secret of a key made', id);
+        if (secret !== before) await recordChange(redis, 'Signing secret created', id);
       }),
     );
 

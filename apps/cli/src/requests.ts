@@ -41,7 +41,7 @@ export async function submitRequests(
 ): Promise<string> {
   if (!batchEndpointSchema.safeParse(endpoint).success)
     throw new CliError(
-      `${path}: batches have requests to ${batchEndpointSchema.options.join(' or ')}, not to ${endpoint}`,
+      `${path}, line 1: unsupported url "${endpoint}"; use ${batchEndpointSchema.options.join(' or ')}`,
     );
   const hash = createHash('sha256').update(content).digest('hex');
   const { jobId, errors } = await sluice.batchOfRequests(new Blob([new Uint8Array(content)]), {

@@ -77,7 +77,7 @@ export interface Job {
    */
   completed: number;
   /**
-   * Items with an error of their own
+   * Items that failed
    */
   failed: number;
   progress: number;

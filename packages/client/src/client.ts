@@ -201,7 +201,7 @@ export class Sluice {
         errors: batch.errors?.data ?? [],
       };
     } finally {
-      // It expires if this fails.
+      // Best effort: the file expires anyway.
       await this.#call(`/v1/files/${id}`, { method: 'DELETE' }, { retries: 0 }).catch(() => {});
     }
   }

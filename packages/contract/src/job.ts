@@ -23,7 +23,7 @@ const batchOptions = (bounds: Pick<Bounds, 'models'>) => ({
   webhook: z
     .object({ url: webhookUrlSchema })
     .nullish()
-    .meta({ description: 'Where the end of the job is told. The key needs a signing secret' }),
+    .meta({ description: 'URL that is notified when the job ends. The key needs a signing secret' }),
 });
 
 /** An input of a batch as it was sent, with the caller's own id. */
@@ -140,7 +140,7 @@ export const jobSchema = z
     }),
     total: z.int().min(0).meta({ description: 'Items: texts, or requests of an OpenAI batch' }),
     completed: z.int().min(0).meta({ description: 'Items with an answer' }),
-    failed: z.int().min(0).meta({ description: 'Items with an error of their own' }),
+    failed: z.int().min(0).meta({ description: 'Items that failed' }),
     progress: z.number().min(0).max(1),
     created_at: z.iso.datetime(),
     started_at: z.iso.datetime().nullable(),

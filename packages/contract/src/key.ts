@@ -26,7 +26,7 @@ export const webhookUrlSchema = z
   .max(2_048)
   .refine(
     (text) => URL.canParse(text) && /^https?:$/.test(new URL(text).protocol),
-    'not a URL that begins with https://',
+    'It must be a URL that begins with https:// (http:// only with WEBHOOK_ALLOW_PRIVATE)',
   )
   .refine(
     (text) => !URL.canParse(text) || (new URL(text).username === '' && new URL(text).password === ''),
@@ -50,7 +50,7 @@ export const limitsSchema = z
       window_seconds: z.int().min(1).max(MAX_WINDOW_SECONDS),
       unit: limitUnitSchema.default('requests').meta({
         description:
-          "What counts: requests; `texts`, which are the rows that a request makes the model run; or `tokens`, as the model's tokenizer counts them after the cut",
+          "What the limit counts: `requests`; `texts`, the rows that a request gives the model; or `tokens`, as the model's tokenizer counts them after truncation",
       }),
     }),
   )
@@ -78,7 +78,7 @@ const keyFields = {
   expires_at: z.iso.datetime({ offset: true }).nullable().meta({ description: 'null: never' }),
   webhook_url: webhookUrlSchema
     .nullable()
-    .meta({ description: 'Where the ends of OpenAI batches are told; null: nowhere' }),
+    .meta({ description: 'URL that is notified when an OpenAI batch ends; null: none' }),
 };
 
 export const createKeyBody = z.strictObject({

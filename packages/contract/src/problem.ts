@@ -38,7 +38,7 @@ export const problems = {
   file_allowance_used: {
     status: 429,
     title: 'Too Many Requests',
-    detail: 'The files of this key have as many bytes as they may have',
+    detail: 'The files of this key have reached their maximum total size',
   },
   unsupported_media_type: {
     status: 415,
@@ -68,7 +68,7 @@ export const problems = {
   cost_over_limit: {
     status: 422,
     title: 'Unprocessable Content',
-    detail: 'The request costs more texts or tokens than a window of the key has in all',
+    detail: 'The request costs more than a limit of the key allows in one window',
   },
   wrong_task: {
     status: 422,

@@ -58,7 +58,7 @@ interface FilesOptions {
   clock: RedisClock;
   /** How long a file is kept after its upload, or after the end of the last batch that used it, in milliseconds. */
   ttlMs: number;
-  /** Bytes that the files of a key may have in all. */
+  /** Maximum total size of the files of a key. */
   maxBytesPerKey: number;
 }
 
@@ -99,7 +99,7 @@ export class Files {
       const { name, purpose } = about();
       return await this.#accept({ id, keyId, bytes, pieces, name, purpose }, stage);
     } catch (error) {
-      // It expires if this fails.
+      // Best effort: the stage expires anyway.
       this.#redis.unlink(stage).catch(() => {});
       throw error;
     }
@@ -223,7 +223,7 @@ export class Files {
 
   #usedUp(stored: number): Problem {
     return new Problem('file_allowance_used', {
-      detail: `The files of this key have ${stored} of the ${this.#maxBytesPerKey} bytes that they may have. Delete some, or wait until they expire`,
+      detail: `The upload does not fit: the files of this key use ${stored} of ${this.#maxBytesPerKey} bytes. Delete files, or wait until they expire`,
     });
   }
 }

@@ -52,20 +52,20 @@ async function* contentOf(source: Readable, type: string, field: string, form: F
     );
   const parser = parserOf(type);
   parser.on('field', (name, value, _nameTruncated, isTruncated) => {
-    if (isTruncated) fail(broken(`the field "${name}" is too long`));
+    if (isTruncated) fail(broken(`the field "${name}" is longer than ${LIMITS.fieldSize} bytes`));
     form.fields.set(name, value);
   });
   parser.on('file', (name, stream, fileName) => {
     stream.on('error', fail);
     if (name !== field) {
-      fail(broken(`the field "${name}" is not a file; "${field}" is`));
+      fail(broken(`unexpected file field "${name}"; send the file in the field "${field}"`));
       stream.resume();
       return;
     }
     form.fileName = fileName ?? field;
     stream.pipe(content, { end: false });
   });
-  parser.on('filesLimit', () => fail(broken('it has several files')));
+  parser.on('filesLimit', () => fail(broken('it has more than one file')));
   parser.on('fieldsLimit', () => fail(broken('it has too many fields')));
   parser.on('error', fail);
   parser.on('finish', () => content.end());

@@ -5,7 +5,7 @@ const dashed = (hex: string) => hex.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/,
 /** Which requests of a batch a file has: those with an answer, or the others. */
 export type OutputKind = 'output' | 'errors';
 
-/** The id of the batch that is a job. */
+/** The batch id of a job. */
 export const batchIdOf = (jobId: string): string => `batch_${plain(jobId)}`;
 
 /** The job of a batch. */

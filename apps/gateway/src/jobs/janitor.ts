@@ -55,7 +55,7 @@ declare module 'ioredis' {
 }
 
 /**
- * Sweeps once a second, one gateway at a time. A sweep moves the ends of jobs to the deliveries of webhooks, enqueues lost chunks, cancels the jobs of revoked keys, fails jobs
+ * Sweeps once a second, one gateway at a time. A sweep moves outbox entries to the queue of webhooks, enqueues lost chunks, cancels the jobs of revoked keys, fails jobs
  * that took too long or whose model was changed, erases expired ones and expired files, and logs key changes made with `sluice keys`. Its cost depends on the callers
  * with work, not on the finished jobs.
  */

@@ -27,7 +27,7 @@ export async function* linesOf(
     }
     const tail = part.subarray(from);
     restBytes += tail.length;
-    if (restBytes > maxLineBytes) throw invalidLine(number, 'too long');
+    if (restBytes > maxLineBytes) throw invalidLine(number, `longer than ${maxLineBytes} bytes`);
     if (tail.length > 0) rest.push(tail);
   }
   if (restBytes > 0) yield Buffer.concat(rest);

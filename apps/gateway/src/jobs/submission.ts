@@ -204,6 +204,6 @@ export function createSubmitJob({
 }
 
 const tooManyItems = (max: number) =>
-  new Problem('batch_too_large', { detail: `A job may have at most ${max} inputs` });
+  new Problem('batch_too_large', { detail: `A job or batch may have at most ${max} inputs. Split it` });
 
 const sha256 = (text: string) => createHash('sha256').update(text).digest('hex');

@@ -28,7 +28,7 @@ export interface Upload {
   model: string | undefined;
   /** The parameters that the body has, not parsed by the model's task yet. */
   parameters: Readonly<Record<string, unknown>> | undefined;
-  /** Where the body wants the end of the job to be told. */
+  /** URL that is notified when the job ends. */
   webhook: { url: string } | undefined;
   /** Format of the body, which is part of its fingerprint. */
   type: 'json' | 'ndjson' | 'openai';

@@ -43,7 +43,7 @@ export class ConcurrencyLimit {
       throw error;
     });
     if (begun !== 1) return undefined;
-    const onError = (err: unknown) => this.#log.debug({ err }, 'Could not renew or end a counted activity');
+    const onError = (err: unknown) => this.#log.debug({ err }, 'Could not update a concurrency limit');
     const timer = setInterval(() => void set(EXPIRES_AFTER_MS).catch(onError), RENEW_EVERY_MS);
     return () => {
       clearInterval(timer);

@@ -17,7 +17,7 @@ import { type Amounts, SlidingWindow, tightest, type WindowState } from './slidi
 /** What a request costs in windows that count texts or tokens. */
 type Cost = Readonly<Record<'texts' | 'tokens', number>>;
 
-/** What a request has taken from the windows of its key. */
+/** What a request has taken from the windows of its key: one request, and its texts and tokens. */
 export interface Slot {
   /** Free slots in the tightest window. */
   readonly remaining: number;
@@ -89,7 +89,7 @@ export class RateLimit {
         const over = this.#limitsOf(record).find((limit) => limit.limit < costIn(cost, unitOf(limit)));
         if (over)
           throw new Problem('cost_over_limit', {
-            detail: `The request costs ${costIn(cost, unitOf(over))} ${over.unit}; the key may use ${over.limit} in ${over.windowSeconds} s`,
+            detail: `The request costs ${costIn(cost, unitOf(over))} ${over.unit}, more than the limit of ${over.limit} in ${over.windowSeconds} s. Send fewer inputs in one request`,
           });
         calls.push(await this.#takeFrom(limiter, record.id, cost));
       },

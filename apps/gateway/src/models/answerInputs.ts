@@ -64,7 +64,7 @@ export function createAnswerInputs({
     if (given.length > maxInputs)
       throw invalid(
         at,
-        `The list has ${given.length} inputs; the maximum is ${maxInputs}. Submit a job instead`,
+        `The list has ${given.length} inputs; the maximum is ${maxInputs}. Send fewer inputs, or submit a job or a batch`,
       );
     const inputs = given.map((value, i) => {
       const parsed = parseInput(task, value, maxTextChars);
@@ -77,7 +77,7 @@ export function createAnswerInputs({
     if (rows > maxInputs)
       throw invalid(
         at,
-        `The request needs ${rows} rows of the model; the maximum is ${maxInputs}. Submit a job instead`,
+        `The request needs ${rows} rows of the model; the maximum is ${maxInputs}. Send fewer inputs, or submit a job or a batch`,
       );
     if (slot.counts('texts') || slot.counts('tokens')) {
       const tokens = slot.counts('tokens')

@@ -120,7 +120,7 @@ export class Catalog {
     const entry = this.#byName.get(name);
     if (entry) return entry;
     throw new Problem('model_not_found', {
-      detail: `Not Found: no model is configured under the id "${name}"`,
+      detail: `Not Found: no configured model has the id or alias "${name}"; GET /models lists them`,
     });
   }
 

@@ -77,7 +77,7 @@ test.each(['bert-labels', 'roberta-nli'])(
   },
 );
 
-test('counts are right when more words come than are remembered, also at once', async () => {
+test('counts stay correct after words are evicted from the cache, also in concurrent calls', async () => {
   const tokenizer = new ModelTokenizer(fileOf('bert-labels'));
   const row = (i: number) => ({ text: `${i} ${i + 1} ${i + 2}` });
   const count = async (i: number) => tokenizer.count([row(i)], 1_000);

@@ -21,17 +21,17 @@ const fileSchema = z.object({
   added_tokens: z.array(z.object({ content: z.string() })).nullish(),
 });
 
-/** Words that are remembered at once. */
+/** Words in the cache. */
 const MAX_WORDS = 50_000;
-/** Longer words are not remembered: they are rarely words. */
+/** Longer words are not cached: they rarely occur again. */
 const MAX_WORD_CHARS = 32;
 
 /**
  * The tokenizer of a model, to count and show tokens as the model reads them.
  *
- * With BERT's normalizer and pre-tokenizer the tokens of a text are those of its words, so the counts of words are
- * remembered. Words are divided at spaces, tabs and line feeds alone: other white space may be removed before words are
- * divided, and then its sides are one word. Tokenizers of other kinds (byte-level BPE, Unigram) count the whole text,
+ * With BERT's normalizer and pre-tokenizer the tokens of a text are those of its words, so the counts of words are cached.
+ * Words are divided at spaces, tabs and line feeds alone: other white space may be removed first, which joins the text on
+ * both sides into one word. Tokenizers of other kinds (byte-level BPE, Unigram) count the whole text,
  * since a token may reach across a space.
  */
 export class ModelTokenizer {
@@ -98,7 +98,7 @@ export class ModelTokenizer {
 
   async #countByWords(rows: readonly Row[], known: Map<string, number>): Promise<number[]> {
     const words = rows.map(({ text, pair = '' }) => [...wordsOf(text), ...wordsOf(pair)]);
-    // Other calls may forget words meanwhile, so this one keeps its own.
+    // Other calls may evict words meanwhile, so this one keeps its own counts.
     const counts = new Map<string, number>();
     const missing: string[] = [];
     for (const word of new Set(words.flat())) {
@@ -111,7 +111,7 @@ export class ModelTokenizer {
       for (const [i, encoding] of encodings.entries()) {
         const word = missing[i] ?? '';
         counts.set(word, encoding.getLength());
-        if (word.length <= MAX_WORD_CHARS) remember(known, word, encoding.getLength());
+        if (word.length <= MAX_WORD_CHARS) cache(known, word, encoding.getLength());
       }
     }
     const special = await this.#special;
@@ -124,7 +124,7 @@ export class ModelTokenizer {
   }
 }
 
-function remember(known: Map<string, number>, word: string, count: number): void {
+function cache(known: Map<string, number>, word: string, count: number): void {
   // The first word of a map is the oldest.
   if (known.size >= MAX_WORDS) known.delete(known.keys().next().value ?? '');
   known.set(word, count);

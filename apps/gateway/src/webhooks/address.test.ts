@@ -23,16 +23,21 @@ test.each([
   ...['::', '::1', 'fe80::1', 'fc00::1', 'fd00:ec2::254', 'ff02::1', '2001:db8::1', '2002:7f00:1::'],
   ...['::ffff:127.0.0.1', '::ffff:a9fe:a9fe', '64:ff9b::127.0.0.1', '64:ff9b::a9fe:a9fe', '2001:0:1::1'],
   ...['', 'localhost', '1.1.1.1.1'],
-])('%s is not public', (address) => {
+])('"%s" is not public', (address) => {
   expect(isPublic(address)).toBe(false);
 });
 
+test.each(['https://1.1.1.1/hook', 'https://[2606:4700:4700::1111]:8443/hook?a=b'])(
+  'the URL %s is accepted',
+  async (url) => {
+    expect(await webhookProblem(url, false)).toBeUndefined();
+  },
+);
+
 test.each([
-  ['https://1.1.1.1/hook', undefined],
-  ['https://[2606:4700:4700::1111]:8443/hook?a=b', undefined],
   ['http://1.1.1.1/', /https/],
   ['ftp://1.1.1.1/', /https/],
-  ['not a url', /not a URL/],
+  ['not a url', /must be a URL/],
   ['https://user:secret@1.1.1.1/', /user name/],
   ['https://127.0.0.1/', /private/],
   ['https://2130706433/', /private/],
@@ -44,8 +49,6 @@ test.each([
   ['https://[::ffff:10.0.0.1]/', /private/],
   ['https://169.254.169.254/latest/meta-data/', /private/],
   ['https://localhost/', /private/],
-])('the URL %s: %s', async (url, problem) => {
-  const found = await webhookProblem(url, false);
-  if (problem === undefined) expect(found).toBeUndefined();
-  else expect(found).toMatch(problem);
+])('the URL %s is refused', async (url, problem) => {
+  expect(await webhookProblem(url, false)).toMatch(problem);
 });

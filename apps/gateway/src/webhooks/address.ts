@@ -4,7 +4,7 @@ import ipaddr from 'ipaddr.js';
 
 /** A name is resolved for at most this long when a webhook is submitted, in milliseconds. */
 const LOOKUP_MS = 2_000;
-/** The last 32 bits of these IPv6 addresses are an IPv4 address that they stand for (RFC 6052). */
+/** These IPv6 addresses embed an IPv4 address in their last 32 bits (RFC 6052). */
 const NAT64_BYTES = 4;
 
 /** Whether an address is one of the public Internet, also if it is an IPv4 address written as an IPv6 address. */
@@ -22,7 +22,7 @@ export function isPublic(address: string): boolean {
  * @param allowPrivate whether `http:` and addresses of private networks are allowed
  */
 export async function webhookProblem(text: string, allowPrivate: boolean): Promise<string | undefined> {
-  if (!URL.canParse(text)) return 'not a URL';
+  if (!URL.canParse(text)) return 'It must be a URL';
   // The parser also reads decimal, octal and hexadecimal forms of an IPv4 address.
   const { protocol, username, password, hostname } = new URL(text);
   if (protocol !== 'https:' && !(allowPrivate && protocol === 'http:')) return 'It must begin with https://';

@@ -17,7 +17,7 @@ const lookupPublic: LookupFunction = (hostname, options, callback) => {
   lookup(hostname, { ...options, all: true }, (error, addresses) => {
     if (error) return callback(error, '');
     if (!addresses.every(({ address }) => isPublic(address)))
-      return callback(new ForbiddenAddress(`${hostname} is not a public address`), '');
+      return callback(new ForbiddenAddress(`${hostname} resolves to an address that is not public`), '');
     if (options.all) return callback(null, addresses);
     const [first] = addresses;
     return callback(null, first?.address ?? '', first?.family);
@@ -46,7 +46,7 @@ export async function send(
     const sent = request(url, {
       method: 'POST',
       headers: { ...headers, 'Content-Type': 'application/json', 'Content-Length': Buffer.byteLength(body) },
-      // A connection of its own, since an idle one may be to an address that the name no longer has.
+      // A new connection for each delivery, since an idle one may be to an address that the name no longer has.
       agent: false,
       signal: AbortSignal.timeout(ATTEMPT_MS),
       ...(allowPrivate ? {} : { lookup: lookupPublic }),

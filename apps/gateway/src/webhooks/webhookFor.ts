@@ -16,6 +16,12 @@ export type WebhookFor = (
   pointer: string,
 ) => Promise<JobWebhook | undefined>;
 
+/** The URL of an OpenAI batch is that of its key, so its client has not sent what is wrong. */
+const ofKey = (kind: JobWebhook['kind'], detail: string) =>
+  kind === 'job'
+    ? detail
+    : `The webhook of this API key cannot be used: ${detail}. An operator changes it with: sluice keys update ID --webhook URL`;
+
 /** @param allowPrivate whether addresses of private networks are allowed */
 export function createWebhookFor(allowPrivate: boolean): WebhookFor {
   return async (url, key, kind, pointer) => {
@@ -23,9 +29,10 @@ export function createWebhookFor(allowPrivate: boolean): WebhookFor {
     const detail =
       (await webhookProblem(url, allowPrivate)) ??
       (key.webhookSecret === undefined
-        ? `The key has no signing secret; an operator makes one: sluice keys webhook-secret ${key.id}`
+        ? `The API key has no signing secret. An operator creates it with: sluice keys webhook-secret ${key.id}`
         : undefined);
-    if (detail !== undefined) throw new Problem('validation_failed', { errors: [{ pointer, detail }] });
+    if (detail !== undefined)
+      throw new Problem('validation_failed', { errors: [{ pointer, detail: ofKey(kind, detail) }] });
     return { url, kind };
   };
 }

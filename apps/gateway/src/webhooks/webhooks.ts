@@ -27,7 +27,7 @@ const GONE = 410;
 
 interface WebhooksOptions {
   redis: Redis;
-  /** A connection of its own, for the queue of deliveries. */
+  /** A separate connection, for the queue of deliveries. */
   blocking: Redis;
   keyring: Keyring;
   clock: RedisClock;
@@ -40,8 +40,8 @@ interface WebhooksOptions {
 }
 
 /**
- * Tells the receivers of webhooks that jobs have ended, at least once each. The script that ends a job appends an entry to
- * the outbox. The sweep moves it into a queue, under the id of the event, from which any gateway delivers it.
+ * Notifies the receivers of webhooks when jobs end, at least once each. The script that ends a job appends an entry to the
+ * outbox. The sweep moves it into a queue, under the id of the event, from which any gateway delivers it.
  */
 export class Webhooks {
   #options: WebhooksOptions;
@@ -71,7 +71,7 @@ export class Webhooks {
       const isLast = job.attemptsMade > pausesMs.length || err instanceof UnrecoverableError;
       log[isLast ? 'warn' : 'info'](
         { event_id: job.id, key_id: job.data.key, attempt: job.attemptsMade, reason: err.message },
-        isLast ? 'Webhook given up' : 'Webhook not delivered; it will be sent again',
+        isLast ? 'Webhook delivery abandoned' : 'Webhook delivery failed, will retry',
       );
     });
   }
@@ -89,7 +89,7 @@ export class Webhooks {
           removeOnComplete: true,
           removeOnFail: true,
         });
-      } else log.warn('Dropped a malformed entry of the outbox');
+      } else log.warn('Dropped a malformed outbox entry');
       await redis.lrem(names.outbox, 1, text);
     }
   }
@@ -114,7 +114,7 @@ export class Webhooks {
     if (key === undefined || !isLive(key, nowMs))
       throw new UnrecoverableError('The API key is revoked or expired');
     if (key.webhookSecret === undefined)
-      throw new UnrecoverableError('The API key has no signing secret any more');
+      throw new UnrecoverableError('The API key no longer has a signing secret');
     const end = await this.#concurrency.begin(names.webhookDeliveries(entry.key));
     if (end === undefined) {
       await job.moveToDelayed(Date.now() + WAIT_MS, token);

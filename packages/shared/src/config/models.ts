@@ -28,7 +28,7 @@ export interface ModelSpec {
   timeoutMs: number;
   /** Maximum number of tokens of a row, if it is less than what the model can read. */
   maxTokens?: number;
-  /** Value from which moderations flag a category of a classifier. */
+  /** Of a classifier: the minimum at which moderations flag a category. */
   threshold: number;
   /** How an embedding model makes a vector; if not given, as its files say. */
   pooling?: Pooling;

@@ -52,7 +52,7 @@ const fields = {
     .optional()
     .meta({ description: 'Longest input in tokens, if less than what the model can read' }),
   threshold: z.number().min(0).max(1).optional().meta({
-    description: 'text-classification: value from which moderations flag a category; 0.5 if not given',
+    description: 'text-classification: minimum at which `/v1/moderations` flags a category; 0.5 if not given',
   }),
   pooling: poolingSchema.optional().meta({
     description:

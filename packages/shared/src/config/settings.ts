@@ -242,7 +242,7 @@ export const settingsSchema = z.object({
   READ_LIMIT_REQUESTS: variable(whole(1).default(600), {
     unit: 'requests per minute',
     meaning:
-      'Maximum number of requests of a key about jobs, the key and the models, which use no slot of its rate limit',
+      'Maximum number of requests of a key that use no slot of its rate limit: reading, canceling and deleting jobs, batches and files; `/tokenize`; the key and the models',
   }),
   MAX_STREAMS: variable(whole(1).default(100), {
     unit: 'streams',
@@ -262,7 +262,8 @@ export const settingsSchema = z.object({
   }),
   MAX_BODY_BYTES: variable(whole(1024, 1_073_741_824).default(1_048_576), {
     unit: 'bytes, after decompression',
-    meaning: 'Maximum size of a JSON body; eight times this for `/models/<id>` and jobs',
+    meaning:
+      'Maximum size of a JSON body; eight times this for jobs, `/models/<id>` and the routes of other APIs that take many inputs',
   }),
   MAX_BATCH_TEXTS: variable(whole(1, 10_000_000).default(100_000), {
     unit: 'texts',
@@ -278,7 +279,7 @@ export const settingsSchema = z.object({
   }),
   MAX_FILE_BYTES_PER_KEY: variable(whole(1024, 1_099_511_627_776).default(268_435_456), {
     unit: 'bytes',
-    meaning: 'How much the uploaded files of a key may have in all',
+    meaning: 'Maximum total size of the uploaded files of a key',
   }),
   FILE_TTL_SECONDS: variable(whole(1, 31_536_000).default(86_400), {
     unit: 'seconds',
@@ -295,9 +296,13 @@ export const settingsSchema = z.object({
       .string()
       .default('5,30,120,600,1800,3600,7200,14400,28800,28800')
       .transform((text) => text.split(',').map(Number))
-      .pipe(z.array(z.number('not numbers with commas between them').min(0).max(86_400)).max(100)),
+      .pipe(
+        z
+          .array(z.number('must be numbers separated by commas, such as 5,30,120').min(0).max(86_400))
+          .max(100),
+      ),
     {
-      unit: 'seconds, with commas between them',
+      unit: 'seconds, comma-separated',
       meaning: 'Pauses between the attempts to deliver a webhook',
     },
   ),

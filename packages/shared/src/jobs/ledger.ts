@@ -35,7 +35,7 @@ declare module 'ioredis' {
   }
 }
 
-/** Where the end of a job is told, and what the job is called there. */
+/** The URL that is notified when a job ends, and what the job is called there. */
 export interface JobWebhook {
   url: string;
   kind: 'job' | 'batch';

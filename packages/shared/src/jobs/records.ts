@@ -12,8 +12,8 @@ export const isFinished = (status: JobStatus): boolean => status !== 'queued' &&
 
 const id = z.union([z.string(), z.number()]).optional();
 /**
- * One item of a job as it was sent: a text, another input, or a request with several inputs and parameters of its own; and
- * the caller's own id if it gave one.
+ * One item of a job as it was sent: a text, another input, or a request with several inputs and its own parameters; and the
+ * caller's own id if it gave one.
  */
 export const jobItemSchema = z.union([
   z.object({ text: z.string(), id }),

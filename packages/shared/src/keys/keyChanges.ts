@@ -9,7 +9,7 @@ export const keyEventSchema = z.enum([
   'Key changed',
   'Key revoked',
   'Key rotated',
-  'Signing secret of a key made',
+  'Signing secret created',
 ]);
 export type KeyEvent = z.infer<typeof keyEventSchema>;
 

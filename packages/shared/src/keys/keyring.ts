@@ -48,7 +48,7 @@ export interface KeyOptions {
   bulkLimit?: number;
   /** Milliseconds since the epoch, on Redis's clock. */
   expiresAtMs?: number | undefined;
-  /** Where the ends of OpenAI batches are told. */
+  /** URL that is notified when an OpenAI batch ends. */
   webhookUrl?: string | undefined;
 }
 
@@ -104,9 +104,9 @@ const storedSchema = z
     revokedAtMs: stored.revoked_at_ms,
     /** Precise to a minute. */
     lastUsedAtMs: stored.last_used_at_ms,
-    /** Where the ends of OpenAI batches are told. */
+    /** URL that is notified when an OpenAI batch ends. */
     webhookUrl: stored.webhook_url,
-    /** What webhooks are signed with. Unlike the key it is stored readable, since signing needs it. */
+    /** What webhooks are signed with. Unlike the key it is stored in plain text, since signing needs it. */
     webhookSecret: stored.webhook_secret,
   }));
 

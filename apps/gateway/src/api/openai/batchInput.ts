@@ -55,7 +55,7 @@ interface Options {
 const invalid = (path: readonly PropertyKey[], detail: string) =>
   new Problem('validation_failed', { errors: [{ pointer: pointer(path), detail }] });
 
-/** A line with the request that it is. */
+/** A parsed request of the file. */
 interface Request {
   model: CatalogEntry;
   item: JobItem;
@@ -126,13 +126,13 @@ async function* requestsOf(
         if (model && request.model !== model)
           refuse(
             'mismatched_model',
-            `The model is ${request.model.spec.id}, but that of the lines before is ${model.spec.id}; a batch has one model`,
+            `The model ${request.model.spec.id} differs from ${model.spec.id} in the lines before. All requests of a batch must use the same model`,
             'body.model',
           );
         model ??= request.model;
         if (errors.length === 0) yield request;
       } catch (error) {
-        // The service fails, not the line.
+        // A server error is not an error of the line.
         if (!(error instanceof Problem) || error.status >= FIRST_SERVER_STATUS) throw error;
         const [wrong] = error.errors ?? [];
         const param = wrong?.pointer.slice(1).replaceAll('/', '.') || null;

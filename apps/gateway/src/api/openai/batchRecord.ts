@@ -10,7 +10,7 @@ const detailsSchema = z.object({
   endpoint: batchEndpointSchema,
   inputFileId: z.string(),
   metadata: z.record(z.string(), z.string()).nullable(),
-  /** Value from which moderations flag a category. */
+  /** Of a classifier: the minimum at which moderations flag a category. */
   threshold: z.number(),
   /** Lines that were refused; of a batch that failed at once. */
   errors: z

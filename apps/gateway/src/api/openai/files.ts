@@ -75,7 +75,7 @@ export function fileHandlers({ files, ledger }: Services): Pick<HandlersOf<OpenA
           if (purpose !== PURPOSE)
             throw wrong(
               'purpose',
-              `The only purpose is "${PURPOSE}", not ${purpose === undefined ? 'none' : `"${purpose}"`}`,
+              `The field "purpose" must be "${PURPOSE}"; it is ${purpose === undefined ? 'missing' : `"${purpose}"`}`,
             );
           const expiry = [...form.fields.keys()].find((name) => name.startsWith('expires_after'));
           if (expiry !== undefined)
@@ -117,7 +117,7 @@ export function fileHandlers({ files, ledger }: Services): Pick<HandlersOf<OpenA
       if (batch)
         throw wrong(
           '',
-          'The outputs of a batch are deleted with it: DELETE /jobs/<id>, or wait until it expires',
+          'The output of a batch cannot be deleted alone. Delete its job (DELETE /jobs/<id>), or wait until it expires',
         );
       await files.of(caller.record.id, params.id);
       await fromRedis(files.erase(caller.record.id, params.id));

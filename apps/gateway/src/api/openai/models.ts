@@ -2,7 +2,7 @@ import type { OpenAiRoutes } from '@sluice/contract';
 import type { HandlersOf } from '../../http/family.js';
 import type { Catalog } from '../../models/catalog.js';
 
-/** Handlers of the routes about models. An alias is a model of its own there. */
+/** Handlers of the routes about models. An alias is listed as a separate model. */
 export function openAiModels(
   catalog: Catalog,
   startedAt: Date,

@@ -37,8 +37,8 @@ export function moderationModel(catalog: Catalog, name: string | undefined): Cat
   throw new Problem('wrong_task', {
     detail:
       name === undefined
-        ? 'No multi-label classifier is configured, which moderations need'
-        : `${model.spec.id} gives scores that depend on each other; moderations need a multi-label classifier`,
+        ? 'Moderations need a multi-label classifier, and none is configured'
+        : `${model.spec.id} is not a multi-label classifier; moderations need one`,
   });
 }
 
@@ -58,7 +58,7 @@ export function moderationInputs(given: unknown): { inputs: unknown[]; isList: b
   return { inputs: [texts.join('\n')], isList: false };
 }
 
-/** What OpenAI says of a text. */
+/** The moderation result of a text in OpenAI's format. */
 function moderationOf(scores: readonly LabelScore[], threshold: number) {
   const flags = scores.map(({ label, score }) => [label, score >= threshold] as const);
   return {

@@ -3,15 +3,15 @@ import { describe, type ErrorFormat, type Problem } from '../../http/problem.js'
 import { RateLimited } from '../../limits/rateLimit.js';
 import { openAiLimitHeaders } from './limitHeaders.js';
 
-/** Codes that OpenAI has other words for. */
+/** Codes that have another name in the OpenAI API. */
 const CODES: Partial<Record<ProblemCode, string>> = {
   not_authenticated: 'invalid_api_key',
   conflicting_keys: 'invalid_api_key',
   rate_limited: 'rate_limit_exceeded',
   input_too_long: 'context_length_exceeded',
 };
-/** OpenAI's clients send a request again after 408 and 429, which would not help here. */
-const HOPELESS: ReadonlySet<ProblemCode> = new Set(['analysis_timed_out', 'file_allowance_used']);
+/** OpenAI's clients retry 408 and 429 by themselves; for these errors a retry fails again. */
+const NOT_RETRYABLE: ReadonlySet<ProblemCode> = new Set(['analysis_timed_out', 'file_allowance_used']);
 const FIRST_SERVER_STATUS = 500;
 const TOO_MANY_REQUESTS = 429;
 
@@ -34,7 +34,7 @@ export const openAiError: ErrorFormat = {
   errors: openAiErrors,
   headers: (problem) => ({
     ...(problem instanceof RateLimited ? openAiLimitHeaders(problem.windows) : {}),
-    ...(HOPELESS.has(problem.code) ? { 'x-should-retry': 'false' } : {}),
+    ...(NOT_RETRYABLE.has(problem.code) ? { 'x-should-retry': 'false' } : {}),
   }),
   body: (problem) => ({
     error: {

@@ -17,7 +17,7 @@ export async function infoOf(model: CatalogEntry, maxInputs: number, version: st
   const [report] = model.reports();
   if (modelType === undefined)
     throw new Problem('wrong_task', {
-      detail: `${spec.id} is a model for ${spec.task}, which text-embeddings-inference does not have`,
+      detail: `/info does not support the task ${spec.task} of ${spec.id}; use a model for feature-extraction, text-classification or text-ranking`,
     });
   if (report === undefined || modelType === null) throw new Problem('no_worker');
   return {

@@ -25,7 +25,7 @@ interface Services {
   version: string;
 }
 
-/** The parts of a request that an operation needs, whichever path it came by. */
+/** The parts of a request that an operation needs, on either path. */
 interface Work<Body> {
   body: Body;
   /** Of a path that names a model. */
@@ -75,7 +75,7 @@ function predictInputs(given: unknown): { inputs: unknown[]; isList: boolean } {
     isList: true,
     inputs: given.map((value, i) => {
       const input = inputOf(value);
-      if (input === undefined) throw invalid(`/inputs/${i}`, 'not a list of one or two texts');
+      if (input === undefined) throw invalid(`/inputs/${i}`, 'must be a list of one or two texts');
       return input;
     }),
   };
