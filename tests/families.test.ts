@@ -173,6 +173,14 @@ describe('text-embeddings-inference', () => {
     ['a request without texts', '/embed', { inputs: [] }, 413, 'validation', /empty/],
     ['too many texts', '/embed', { inputs: Array(65).fill('a') }, 413, 'validation', /maximum is 64/],
     ['token ids', '/embed', { inputs: [[1, 2]] }, 413, 'validation', /Token ids/],
+    [
+      'too many characters to tokenize',
+      '/tokenize',
+      { inputs: Array(11).fill('a'.repeat(9_999)) },
+      413,
+      'validation',
+      /100000 characters/,
+    ],
     ['an unknown prompt', '/embed', { inputs: 'a', prompt_name: 'x' }, 413, 'validation', /prompt/],
     ['too many dimensions', '/embed', { inputs: 'a', dimensions: 33 }, 413, 'validation', /32 dimensions/],
     [
@@ -202,6 +210,18 @@ describe('text-embeddings-inference', () => {
       ]);
     },
   );
+
+  test('a vector for each token is refused where there would be too many numbers, and in jobs', async () => {
+    const inputs = Array(40).fill('a '.repeat(4_000));
+    const many = await send('/models/bert-mean', { inputs, parameters: { pooling: 'none' } });
+    expect([many.status, many.body.error]).toEqual([422, expect.stringContaining('too many numbers')]);
+    const job = await send('/analyze_batch', {
+      texts: ['a'],
+      model: 'bert-mean',
+      parameters: { pooling: 'none' },
+    });
+    expect([job.status, JSON.stringify(job.body)]).toEqual([422, expect.stringContaining('pooling')]);
+  });
 
   test('with truncate a text that is too long is cut, and the response says so', async () => {
     const { status, headers } = await send('/embed', { inputs: ['a', LONG], truncate: true });

@@ -175,6 +175,15 @@ describe('files', () => {
     );
   });
 
+  test('an empty file, and a third upload at once, are refused', async () => {
+    await expect(upload('')).rejects.toMatchObject({ status: 400, message: expect.stringMatching(/empty/) });
+    const owner = await rig.key();
+    const uploads = `{sluice}:uploads:${owner.split('_')[1]}`;
+    await rig.redis.zadd(uploads, Date.now() + 60_000, 'one', Date.now() + 60_000, 'two');
+    const as = new OpenAI({ apiKey: owner, baseURL: `${url}/v1`, maxRetries: 0 });
+    await expect(upload('x', as)).rejects.toMatchObject({ status: 429, code: 'too_many_uploads' });
+  });
+
   test('the files of a key have a maximum total size, which deletion returns', async () => {
     const owner = new OpenAI({ apiKey: await rig.key(), baseURL: `${url}/v1`, maxRetries: 2 });
     const half = 'x'.repeat(160_000);
@@ -336,7 +345,7 @@ describe('batches', () => {
       [8, 'invalid_request', 'body.input'],
       [9, 'invalid_request', 'body.input'],
       [10, 'invalid_request', 'body.dimensions'],
-      [11, 'invalid_request', 'parameters.dimensions'],
+      [11, 'invalid_request', 'body.dimensions'],
       [12, 'invalid_request', 'body.encoding_format'],
       [13, 'invalid_request', 'body.model'],
       [14, 'model_not_found', null],
@@ -361,7 +370,12 @@ describe('batches', () => {
   });
 
   test.each([
-    ['an empty file', '\n\n', { code: 'empty_file', line: null }],
+    [
+      'more requests than a batch may have',
+      Array.from({ length: 2_001 }, (_, i) => embed(`${i}`, 'a')).join('\n'),
+      { code: 'too_many_requests', line: null },
+    ],
+    ['a file of empty lines', '\n\n', { code: 'empty_file', line: null }],
     ['binary data', '\u0000\u0001\n', { code: 'invalid_json_line', line: 1 }],
     ['two models', `${embed('a', 'b')}\n${line('c', { model: 'bert-labels', input: 'a' })}`, { line: 2 }],
   ])('%s gives a failed batch', async (_name, text, error) => {
@@ -369,7 +383,6 @@ describe('batches', () => {
   });
 
   test.each([
-    ['too many inputs', Array.from({ length: 2_001 }, (_, i) => embed(`${i}`, 'a')), {}, 413, /2000/],
     [
       'too many inputs in few requests',
       Array.from({ length: 50 }, (_, i) => embed(`${i}`, Array(41).fill('a'))),

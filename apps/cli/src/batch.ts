@@ -164,7 +164,11 @@ async function runRequests(
     const { signal } = interrupt;
     jobId = await submitRequests(sluice, path, requests, { isNew: options.new === true, signal });
     const { job, lines } = await outputsOf(sluice, jobId, asJson, signal);
-    await writeLines(lines, options.out);
+    const written = await writeLines(lines, options.out);
+    if (written !== job.total)
+      throw new CliError(
+        `The server sent ${written} of ${job.total} outputs; the job may have expired or been erased`,
+      );
     if (options.out !== undefined && asJson) process.stdout.write(`${JSON.stringify(job)}\n`);
     const errors = job.total - job.completed;
     const reason = job.error ? ` (${job.error})` : '';
@@ -320,11 +324,16 @@ async function write(
   return errors;
 }
 
-/** Writes lines as they arrive. */
-async function writeLines(lines: AsyncIterable<string>, out: string | undefined): Promise<void> {
+/** Writes lines as they arrive. @returns their number */
+async function writeLines(lines: AsyncIterable<string>, out: string | undefined): Promise<number> {
+  let count = 0;
   await writeTo(out, async (put) => {
-    for await (const line of lines) await put(`${line}\n`);
+    for await (const line of lines) {
+      await put(`${line}\n`);
+      count++;
+    }
   });
+  return count;
 }
 
 /** Writes to standard output, or to a file under another name, which is renamed when it is complete. */

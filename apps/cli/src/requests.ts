@@ -1,11 +1,13 @@
 import { createHash, randomUUID } from 'node:crypto';
-import { readFile } from 'node:fs/promises';
+import { open, readFile } from 'node:fs/promises';
 import { ConnectionError, type JobBody, type Sluice, SluiceError } from '@sluice/client';
 import { batchEndpointSchema, batchRequestSchema } from '@sluice/contract';
 import { json } from '@sluice/shared';
 import { CliError } from './cliError.js';
 import { watch } from './jobs.js';
 
+/** A first line that is longer is not recognized. */
+const MAX_FIRST_LINE_BYTES = 1024 * 1024;
 /** Errors of lines that are shown. */
 const SHOWN_ERRORS = 10;
 
@@ -17,14 +19,23 @@ export interface RequestsFile {
 
 /**
  * Reads a file in OpenAI's format of batches: a request on each line.
- * @returns undefined if the first line is no such request
+ * @returns undefined if the first line is no such request, or the file cannot be read, which reading it as texts reports
  */
 export async function readRequests(path: string): Promise<RequestsFile | undefined> {
   if (path === '-') return undefined;
-  const content = await readFile(path).catch(() => undefined);
-  const [first = ''] = content?.toString('utf8').trimStart().split('\n', 1) ?? [];
-  const request = json(batchRequestSchema).safeParse(first).data;
-  return content && request ? { content, endpoint: request.url } : undefined;
+  const file = await open(path).catch(() => undefined);
+  if (file === undefined) return undefined;
+  try {
+    const { bytesRead, buffer } = await file.read(Buffer.alloc(MAX_FIRST_LINE_BYTES));
+    const text = buffer.toString('utf8', 0, bytesRead).replace(/^\uFEFF/, '');
+    const [first = ''] = text.trimStart().split('\n', 1);
+    const request = json(batchRequestSchema).safeParse(first).data;
+    return request && { content: await readFile(path), endpoint: request.url };
+  } catch {
+    return undefined;
+  } finally {
+    await file.close();
+  }
 }
 
 /**

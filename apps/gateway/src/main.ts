@@ -91,9 +91,12 @@ async function startGateway(settings: Settings, log: Log): Promise<App> {
   });
   const subscriber = connectRedis(settings.REDIS_URL, 'subscriber', log);
   const changes = new Changes({ redis: subscriber, ledger, body: jobBody, log });
+  const memory = new RedisMemory(redis);
   const files = new Files({
     redis,
     clock,
+    memory,
+    log,
     ttlMs: settings.FILE_TTL_SECONDS * 1000,
     maxBytesPerKey: settings.MAX_FILE_BYTES_PER_KEY,
   });
@@ -109,7 +112,6 @@ async function startGateway(settings: Settings, log: Log): Promise<App> {
     log,
   });
   const janitor = new Janitor({ redis, clock, ledger, catalog, files, webhooks, gatewayId, log });
-  const memory = new RedisMemory(redis);
   const submitJob = createSubmitJob({
     ledger,
     catalog,
@@ -191,11 +193,12 @@ async function startGateway(settings: Settings, log: Log): Promise<App> {
 
   async function drain(): Promise<void> {
     isDraining = true;
+    const webhooksClosed = webhooks.close();
     changes.close();
     await publicPort.drain();
     await admin.close();
     janitor.close();
-    await webhooks.close();
+    await webhooksClosed;
     storage.close();
     await usageCounter.close();
     rateLimit.close();

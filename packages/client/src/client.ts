@@ -213,18 +213,25 @@ export class Sluice {
   async *requestOutputs(jobId: string, options: CallOptions = {}): AsyncGenerator<string> {
     const hex = jobId.replaceAll('-', '');
     const indexOf = (line: string) => Number(/"id":"batch_req_\w+_(\d+)"/.exec(line)?.[1]);
-    const files = await Promise.all(
-      ['output', 'errors'].map(async (kind) => {
-        const lines = this.#lines(`/v1/files/file-${hex}-${kind}/content`, options);
-        return { lines, next: await lines.next() };
-      }),
+    const sources = ['output', 'errors'].map((kind) =>
+      this.#lines(`/v1/files/file-${hex}-${kind}/content`, options),
     );
-    for (;;) {
-      const open = files.filter(({ next }) => !next.done);
-      const [first] = open.sort((a, b) => indexOf(a.next.value ?? '') - indexOf(b.next.value ?? ''));
-      if (first === undefined || first.next.done) return;
-      yield first.next.value;
-      first.next = await first.lines.next();
+    try {
+      const next = await Promise.all(sources.map((source) => source.next()));
+      for (;;) {
+        let first: number | undefined;
+        for (const [i, { done, value }] of next.entries()) {
+          const other = first === undefined ? undefined : next[first]?.value;
+          if (!done && (other === undefined || indexOf(value) < indexOf(other))) first = i;
+        }
+        const [source, line] = first === undefined ? [] : [sources[first], next[first]?.value];
+        if (first === undefined || source === undefined || line === undefined) return;
+        yield line;
+        next[first] = await source.next();
+      }
+    } finally {
+      // A caller that stops early releases the connections.
+      await Promise.all(sources.map((source) => source.return(undefined)));
     }
   }
 

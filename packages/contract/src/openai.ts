@@ -294,7 +294,14 @@ export function openAiRoutesFor(bounds: Bounds) {
       bodyType: 'multipart/form-data',
       upload: true,
       answer: fileSchema,
-      problems: ['file_too_large', 'file_allowance_used', 'nearly_full', 'storage_full', 'unavailable'],
+      problems: [
+        'file_too_large',
+        'file_allowance_used',
+        'too_many_uploads',
+        'nearly_full',
+        'storage_full',
+        'unavailable',
+      ],
     },
     files: {
       ...jobs,

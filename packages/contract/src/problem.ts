@@ -95,6 +95,11 @@ export const problems = {
     title: 'Too Many Requests',
     detail: 'Too many failed authentications from this address. Please try again later.',
   },
+  too_many_uploads: {
+    status: 429,
+    title: 'Too Many Requests',
+    detail: 'The key uploads too many files at once. Wait until an upload has ended.',
+  },
   too_many_streams: {
     status: 429,
     title: 'Too Many Requests',

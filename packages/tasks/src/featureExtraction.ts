@@ -42,8 +42,6 @@ const UNKNOWN_DIMENSIONS = 768;
  * are 154.
  */
 const FLOAT_BYTES = 4.7;
-/** Of an English text, with a margin; for the estimate alone. */
-const CHARS_PER_TOKEN = 3;
 const SPECIAL_TOKENS = 2;
 /** As PyTorch's `normalize`, so that a vector of zeros stays one. */
 const MIN_LENGTH = 1e-12;
@@ -94,10 +92,12 @@ export const featureExtraction = {
       };
     return undefined;
   },
-  resultBytes(text, { dimensions, pooling }, facts) {
-    const vectors = pooling ? Math.ceil((text?.length ?? 0) / CHARS_PER_TOKEN) + SPECIAL_TOKENS : 1;
-    return RESULT_BYTES + vectors * FLOAT_BYTES * (dimensions ?? facts?.dimensions ?? UNKNOWN_DIMENSIONS);
-  },
+  resultBytes: (_text, { dimensions }, facts) =>
+    RESULT_BYTES + FLOAT_BYTES * (dimensions ?? facts?.dimensions ?? UNKNOWN_DIMENSIONS),
+  outputNumbers: (text, { dimensions, pooling }, facts) =>
+    pooling === 'none'
+      ? (text.length + SPECIAL_TOKENS) * (dimensions ?? facts?.dimensions ?? UNKNOWN_DIMENSIONS)
+      : 0,
   difference(one, other) {
     if (Array.isArray(one) || Array.isArray(other)) return Number.POSITIVE_INFINITY;
     if (one.length !== other.length) return Number.POSITIVE_INFINITY;

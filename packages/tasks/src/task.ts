@@ -70,6 +70,8 @@ export interface Task<
    * @param facts of the model; undefined until a live worker has reported them
    */
   resultBytes(input: Input | undefined, parameters: Parameters, facts: Facts | undefined): number;
+  /** How many numbers an output has at most, if that may be far more than the input has characters. */
+  outputNumbers?(input: Input, parameters: Parameters, facts: Facts | undefined): number;
   /** The largest difference between two outputs for the same input; 0 when they are identical. */
   difference(one: Output, other: Output): number;
 }

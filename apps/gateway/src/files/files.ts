@@ -1,10 +1,11 @@
 import { randomUUID } from 'node:crypto';
 import { readFileSync } from 'node:fs';
-import { COMMAND_TIMEOUT_MS, names, type RedisClock } from '@sluice/shared';
+import { COMMAND_TIMEOUT_MS, type Log, names, type RedisClock } from '@sluice/shared';
 import type { Redis, Result } from 'ioredis';
 import { z } from 'zod';
-import { RedisMemory } from '../admission/redisMemory.js';
+import type { RedisMemory } from '../admission/redisMemory.js';
 import { fromRedis, Problem } from '../http/problem.js';
+import { ConcurrencyLimit } from '../limits/concurrencyLimit.js';
 
 // The scripts stay in src/: two folders up from src/files and from dist/files alike.
 const read = (file: string) => readFileSync(new URL(`../../src/files/${file}`, import.meta.url), 'utf8');
@@ -20,6 +21,15 @@ declare module 'ioredis' {
 const PIECE_BYTES = 128 * 1024;
 /** What an upload has staged expires after this long without another piece, in milliseconds. */
 const STAGE_TTL_MS = 60_000;
+/** A smaller piece is stored after this long, in milliseconds, which renews the expiry of the others. */
+const PIECE_MS = 10_000;
+/** Uploads of a key at once, whose bytes are not counted yet. */
+const MAX_UPLOADS = 2;
+/** Files of a key; each has a cost besides its bytes. */
+const MAX_FILES = 1_000;
+const MAX_NAME_CHARS = 255;
+/** It cannot be predicted when an upload ends. */
+const RETRY_AFTER_SECONDS = '5';
 
 const number = z.coerce.number();
 const recordSchema = z
@@ -50,12 +60,14 @@ export type FileRecord = z.infer<typeof recordSchema>;
 const storeReply = z.union([
   z.tuple([z.literal('stored'), z.number()]),
   z.tuple([z.literal('used up'), z.number()]),
-  z.tuple([z.enum(['late', 'missing', 'revoked'])]),
+  z.tuple([z.enum(['late', 'missing', 'revoked', 'too many'])]),
 ]);
 
 interface FilesOptions {
   redis: Redis;
   clock: RedisClock;
+  memory: RedisMemory;
+  log: Log;
   /** How long a file is kept after its upload, or after the end of the last batch that used it, in milliseconds. */
   ttlMs: number;
   /** Maximum total size of the files of a key. */
@@ -67,14 +79,18 @@ export class Files {
   #redis: Redis;
   #clock: RedisClock;
   #memory: RedisMemory;
-  #maxBytesPerKey: number;
+  #log: Log;
+  #uploads: ConcurrencyLimit;
+  readonly maxBytesPerKey: number;
   readonly ttlMs: number;
 
-  constructor({ redis, clock, ttlMs, maxBytesPerKey }: FilesOptions) {
+  constructor({ redis, clock, memory, log, ttlMs, maxBytesPerKey }: FilesOptions) {
     this.#redis = redis;
     this.#clock = clock;
-    this.#memory = new RedisMemory(redis);
-    this.#maxBytesPerKey = maxBytesPerKey;
+    this.#memory = memory;
+    this.#log = log;
+    this.#uploads = new ConcurrencyLimit(redis, MAX_UPLOADS, log);
+    this.maxBytesPerKey = maxBytesPerKey;
     this.ttlMs = ttlMs;
     redis.defineCommand('storeFile', { lua: read('store.lua') });
     redis.defineCommand('eraseFile', { lua: read('erase.lua') });
@@ -84,8 +100,8 @@ export class Files {
    * Stores a file as it arrives. What has arrived of an upload that breaks off expires.
    * @param content the bytes of the file
    * @param about called when all bytes have arrived: what is known then about the file
-   * @throws Problem `file_too_large`, `file_allowance_used`, `nearly_full`, `storage_full`, `unavailable`,
-   *   `invalid_api_key`; what `content` and `about` throw
+   * @throws Problem `file_too_large`, `file_allowance_used`, `too_many_uploads`, `nearly_full`, `storage_full`,
+   *   `unavailable`, `invalid_api_key`, `validation_failed`; what `content` and `about` throw
    */
   async store(
     keyId: string,
@@ -93,15 +109,29 @@ export class Files {
     about: () => { name: string; purpose: string },
   ): Promise<FileRecord> {
     const id = `file-${randomUUID().replaceAll('-', '')}`;
-    const stage = names.filePieces(`${id}:stage`);
+    const stage = names.fileStage(id);
+    const end = await fromRedis(this.#uploads.begin(names.uploads(keyId)));
+    if (end === undefined)
+      throw new Problem('too_many_uploads', { headers: { 'Retry-After': RETRY_AFTER_SECONDS } });
     try {
       const { bytes, pieces } = await this.#stage(keyId, stage, content);
       const { name, purpose } = about();
+      const wrong =
+        bytes === 0
+          ? 'The file is empty'
+          : name.length > MAX_NAME_CHARS
+            ? `The name of the file is longer than ${MAX_NAME_CHARS} characters`
+            : undefined;
+      if (wrong) throw new Problem('validation_failed', { errors: [{ pointer: '/file', detail: wrong }] });
       return await this.#accept({ id, keyId, bytes, pieces, name, purpose }, stage);
     } catch (error) {
-      // Best effort: the stage expires anyway.
-      this.#redis.unlink(stage).catch(() => {});
+      // Nobody knows the id of the file, even if it was stored and only the confirmation was lost.
+      Promise.all([this.#redis.unlink(stage), this.erase(keyId, id)]).catch((err: unknown) =>
+        this.#log.debug({ err, file_id: id }, 'Could not remove an upload; it will expire'),
+      );
       throw error;
+    } finally {
+      end();
     }
   }
 
@@ -128,8 +158,11 @@ export class Files {
     }
   }
 
-  /** @throws what the Redis connection throws */
-  async erase(keyId: string, fileId: string): Promise<void> {
+  /**
+   * @param ifExpiredAtMs leaves a file as it is that expires later
+   * @throws what the Redis connection throws
+   */
+  async erase(keyId: string, fileId: string, ifExpiredAtMs?: number): Promise<void> {
     const keys = [
       names.filePieces(fileId),
       names.file(fileId),
@@ -137,7 +170,7 @@ export class Files {
       names.files(keyId),
       names.expiringFiles,
     ];
-    await this.#redis.eraseFile(keys.length, ...keys, fileId, keyId);
+    await this.#redis.eraseFile(keys.length, ...keys, fileId, keyId, String(ifExpiredAtMs ?? ''));
   }
 
   async #stage(keyId: string, stage: string, content: AsyncIterable<Buffer>) {
@@ -146,6 +179,7 @@ export class Files {
     let pieces = 0;
     let piece: Buffer[] = [];
     let pieceBytes = 0;
+    let sentMs = performance.now();
     const send = async () => {
       await this.#memory.check(0);
       const replies = await fromRedis(
@@ -159,17 +193,18 @@ export class Files {
       pieces++;
       piece = [];
       pieceBytes = 0;
+      sentMs = performance.now();
     };
     for await (const part of content) {
       bytes += part.length;
-      if (bytes > this.#maxBytesPerKey)
+      if (bytes > this.maxBytesPerKey)
         throw new Problem('file_too_large', {
-          detail: `A file may have at most ${this.#maxBytesPerKey} bytes`,
+          detail: `A file may have at most ${this.maxBytesPerKey} bytes`,
         });
-      if (stored + bytes > this.#maxBytesPerKey) throw this.#usedUp(stored);
+      if (stored + bytes > this.maxBytesPerKey) throw this.#usedUp(stored);
       piece.push(part);
       pieceBytes += part.length;
-      if (pieceBytes >= PIECE_BYTES) await send();
+      if (pieceBytes >= PIECE_BYTES || performance.now() - sentMs > PIECE_MS) await send();
     }
     if (pieceBytes > 0) await send();
     return { bytes, pieces };
@@ -194,7 +229,7 @@ export class Files {
         this.#redis.storeFile(
           keys.length,
           ...keys,
-          ...[id, keyId, bytes, pieces, name, purpose, this.ttlMs, this.#maxBytesPerKey],
+          ...[id, keyId, bytes, pieces, name, purpose, this.ttlMs, this.maxBytesPerKey, MAX_FILES],
           nowMs + COMMAND_TIMEOUT_MS,
         ),
       ),
@@ -213,6 +248,10 @@ export class Files {
         };
       case 'used up':
         throw this.#usedUp(value);
+      case 'too many':
+        throw new Problem('file_allowance_used', {
+          detail: `The key has ${MAX_FILES} files, which is the maximum. Delete files, or wait until they expire`,
+        });
       case 'revoked':
         throw new Problem('invalid_api_key');
       case 'late':
@@ -223,7 +262,7 @@ export class Files {
 
   #usedUp(stored: number): Problem {
     return new Problem('file_allowance_used', {
-      detail: `The upload does not fit: the files of this key use ${stored} of ${this.#maxBytesPerKey} bytes. Delete files, or wait until they expire`,
+      detail: `The upload does not fit: the files of this key use ${stored} of ${this.maxBytesPerKey} bytes. Delete files, or wait until they expire`,
     });
   }
 }

@@ -2,14 +2,16 @@
 --
 -- KEYS  stage, pieces, record, key, files, expiringFiles
 -- ARGV  id, key id, bytes, number of pieces, name, purpose, ms that a file is kept, bytes that a key may store,
---       not after (ms since the epoch, on Redis's clock)
--- Returns {'stored', now}, or {'late'}, {'missing'} (part of the upload expired), {'revoked'}, {'used up', bytes stored}
+--       maximum of files, not after (ms since the epoch, on Redis's clock)
+-- Returns {'stored', now}, or {'late'}, {'missing'} (part of the upload expired), {'revoked'}, {'too many'},
+--         {'used up', bytes stored}
 
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-if now > tonumber(ARGV[9]) then return { 'late' } end
+if now > tonumber(ARGV[10]) then return { 'late' } end
 local owner = redis.call('HMGET', KEYS[4], 'id', 'revoked_at_ms', 'file_bytes')
 if not owner[1] or owner[2] then return { 'revoked' } end
+if redis.call('ZCARD', KEYS[5]) >= tonumber(ARGV[9]) then return { 'too many' } end
 if redis.call('HLEN', KEYS[1]) ~= tonumber(ARGV[4]) then return { 'missing' } end
 local stored = tonumber(owner[3] or '0')
 if stored + tonumber(ARGV[3]) > tonumber(ARGV[8]) then return { 'used up', stored } end

@@ -15,6 +15,9 @@ const LIMITS = {
   headerSize: 8_192,
 };
 
+/** Bytes of a form besides its file. */
+const FORM_BYTES = 64 * 1024;
+
 /** What is known of a form; complete when its content has been read. */
 export interface Form {
   fields: Map<string, string>;
@@ -28,6 +31,7 @@ const broken = (detail: string, cause?: unknown) =>
 /**
  * Reads a `multipart/form-data` body with one file (RFC 7578) as it arrives.
  * @param field name of the file's field
+ * @param maxBytes of the file; the rest of the body may have {@link FORM_BYTES} more
  * @returns the form, which fills while the content of the file is read
  * @throws Problem `unsupported_media_type`; while reading 400, 408, 413; ClientClosedRequest
  */
@@ -35,16 +39,26 @@ export function readForm(
   request: Request,
   response: Response,
   field: string,
+  maxBytes: number,
 ): { form: Form; content: AsyncGenerator<Buffer> } {
   const type = request.headers['content-type'] ?? '';
   if (!/^multipart\/form-data\s*;/i.test(type))
     throw new Problem('unsupported_media_type', { detail: 'Send multipart/form-data' });
   checkContentEncoding(request);
   const form: Form = { fields: new Map(), fileName: undefined };
-  return { form, content: readStream(request, response, (source) => contentOf(source, type, field, form)) };
+  return {
+    form,
+    content: readStream(request, response, (source) => contentOf(source, type, field, maxBytes, form)),
+  };
 }
 
-async function* contentOf(source: Readable, type: string, field: string, form: Form): AsyncGenerator<Buffer> {
+async function* contentOf(
+  source: Readable,
+  type: string,
+  field: string,
+  maxBytes: number,
+  form: Form,
+): AsyncGenerator<Buffer> {
   const content = new PassThrough();
   const fail = (error: unknown) =>
     content.destroy(
@@ -71,6 +85,11 @@ async function* contentOf(source: Readable, type: string, field: string, form: F
   parser.on('finish', () => content.end());
   // Not an error of the form: a timeout, or a client that is gone.
   source.on('error', (error) => content.destroy(error));
+  let bytes = 0;
+  source.on('data', (part: Buffer) => {
+    bytes += part.length;
+    if (bytes > maxBytes + FORM_BYTES) fail(new Problem('file_too_large'));
+  });
   source.pipe(parser);
   yield* content;
 }

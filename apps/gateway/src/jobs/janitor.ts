@@ -108,12 +108,15 @@ export class Janitor {
   async #sweep(): Promise<void> {
     const { redis } = this.#options;
     const nowMs = await redisTimeMs(redis);
-    await this.#options.webhooks.moveOutbox();
     await this.#forEach(await redis.smembers(names.callers), (caller) => this.#sweepCaller(caller, nowMs));
     await this.#forEach(await this.#due(names.unfinished, nowMs), (jobId) => this.#failLate(jobId));
     await this.#forEach(await this.#due(names.finished, nowMs), (member) => this.#erase(member));
-    await this.#forEach(await this.#due(names.expiringFiles, nowMs), (member) => this.#eraseFile(member));
+    await this.#forEach(await this.#due(names.expiringFiles, nowMs), (member) =>
+      this.#eraseFile(member, nowMs),
+    );
     await this.#logKeyChanges();
+    // Last, since a full Redis refuses it.
+    await this.#options.webhooks.moveOutbox();
   }
 
   /** An error with one job or caller must not stop the others. */
@@ -196,9 +199,9 @@ export class Janitor {
     else await endJob(this.#options, job, 'failed', NOT_IN_TIME);
   }
 
-  async #eraseFile(member: string): Promise<void> {
+  async #eraseFile(member: string, nowMs: number): Promise<void> {
     const [keyId = '', fileId = ''] = member.split(' ');
-    await this.#options.files.erase(keyId, fileId);
+    await this.#options.files.erase(keyId, fileId, nowMs);
   }
 
   async #erase(member: string): Promise<void> {

@@ -45,6 +45,8 @@ export interface Submission {
   /** The file that it is made from, which is kept for some time after the job has ended. */
   file?: { record: string; ttlMs: number };
   webhook?: JobWebhook;
+  /** What else distinguishes it from a job with the same `Idempotency-Key`. */
+  fingerprinted?: unknown;
 }
 
 /** A job that was accepted, now or by an earlier request with the same `Idempotency-Key`. */
@@ -74,9 +76,12 @@ export function createSubmitJob({
   log,
 }: Services) {
   /** Reads a whole upload and stages it; resolves to the fingerprint of its body. */
-  async function receive({ upload, key, model, parameters }: Submission, stage: Stage): Promise<string> {
+  async function receive(
+    { upload, key, model, parameters, fingerprinted }: Submission,
+    stage: Stage,
+  ): Promise<string> {
     const hash = createHash('sha256');
-    hash.update(`${upload.type}\n${model.spec.id}\n${JSON.stringify(parameters)}\n`);
+    hash.update(`${upload.type}\n${model.spec.id}\n${JSON.stringify([parameters, fingerprinted])}\n`);
     const { task } = model;
     const facts = model.facts();
     let pieces = 0;
@@ -90,6 +95,8 @@ export function createSubmitJob({
       for (const value of given) {
         const parsed = parseInput(task, value, maxTextChars);
         if ('refusal' in parsed) throw refuse(parsed.refusal.detail, parsed.refusal.path);
+        if (task.outputNumbers && task.outputNumbers(parsed.input, own, facts) > 0)
+          throw refuse('Jobs have no "pooling": "none". Send requests instead', []);
         rows += task.rows(parsed.input, own).length;
         resultBytes += task.resultBytes(parsed.input, own, facts);
       }

@@ -48,6 +48,9 @@ export type AnswerInputs = <Input, Parameters, Output, Facts, Raw>(
   inputs: Inputs,
 ) => Promise<Answer<Output>[]>;
 
+/** Numbers of a response with a vector for each token; as JSON they take up to 20 bytes each. */
+const MAX_NUMBERS = 8_000_000;
+
 const invalid = (path: readonly PropertyKey[], detail: string) =>
   new Problem('validation_failed', { errors: [{ pointer: pointer(path), detail }] });
 
@@ -71,6 +74,8 @@ export function createAnswerInputs({
       if ('input' in parsed) return parsed.input;
       throw invalid([...at, ...(isList ? [i] : []), ...parsed.refusal.path], parsed.refusal.detail);
     });
+    // What a request costs depends on the facts of the model, such as its default prompt.
+    if (slot.counts('tokens')) await model.lanes.interactive.admission.requireWorker();
     const facts = task.facts.safeParse(model.facts()).data;
     const parameters = parseParameters(task, named, facts, maxTextChars);
     const rows = inputs.reduce((sum, input) => sum + task.rows(input, parameters).length, 0);
@@ -79,6 +84,12 @@ export function createAnswerInputs({
         at,
         `The request needs ${rows} rows of the model; the maximum is ${maxInputs}. Send fewer inputs, or submit a job or a batch`,
       );
+    const numbers = inputs.reduce(
+      (sum, input) => sum + (task.outputNumbers?.(input, parameters, facts) ?? 0),
+      0,
+    );
+    if (numbers > MAX_NUMBERS)
+      throw invalid(at, 'The response would have too many numbers. Send fewer or shorter inputs');
     if (slot.counts('texts') || slot.counts('tokens')) {
       const tokens = slot.counts('tokens')
         ? await tokensOf(
@@ -110,7 +121,6 @@ export function createAnswerInputs({
  * @throws Problem `no_worker` while no live worker serves the model; `unavailable`
  */
 async function tokensOf(model: CatalogEntry, rows: readonly Row[], tokenizers: Tokenizers): Promise<number> {
-  await model.lanes.interactive.admission.requireWorker();
   const maxTokens = model.reports()[0]?.maxTokens;
   if (maxTokens === undefined) throw new Problem('no_worker');
   return (await tokenizers.of(model.spec)).count(rows, maxTokens);

@@ -1,5 +1,6 @@
+import { setImmediate } from 'node:timers/promises';
 import type { Row } from '@sluice/tasks';
-import { type Encoding, Tokenizer } from 'tokenizers';
+import { Tokenizer } from 'tokenizers';
 import { z } from 'zod';
 
 /** A token of a text. */
@@ -23,6 +24,8 @@ const fileSchema = z.object({
 
 /** Words in the cache. */
 const MAX_WORDS = 50_000;
+/** Texts that are counted before other requests go on. */
+const TEXTS_AT_ONCE = 32;
 /** Longer words are not cached: they rarely occur again. */
 const MAX_WORD_CHARS = 32;
 
@@ -65,12 +68,27 @@ export class ModelTokenizer {
   }
 
   /**
-   * How many tokens the model reads of some rows.
+   * How many tokens the model reads of some rows. The texts of a pair are encoded one by one, so each text is counted once,
+   * however often it is repeated.
    * @param maxTokens of the model, at which a row is cut
    */
   async count(rows: readonly Row[], maxTokens: number): Promise<number> {
-    const counts = this.#words ? await this.#countByWords(rows, this.#words) : await this.#countWhole(rows);
-    return counts.reduce((sum, count) => sum + Math.min(count, maxTokens), 0);
+    const texts = [
+      ...new Set(rows.flatMap(({ text, pair }) => (pair === undefined ? [text] : [text, pair]))),
+    ];
+    const counts = new Map<string, number>();
+    for (let i = 0; i < texts.length; i += TEXTS_AT_ONCE) {
+      const some = texts.slice(i, i + TEXTS_AT_ONCE);
+      const found = this.#words ? await this.#countWords(some, this.#words) : await this.#lengths(some);
+      for (const [j, text] of some.entries()) counts.set(text, found[j] ?? 0);
+    }
+    const special = await this.#special;
+    const countOf = (text: string) => counts.get(text) ?? 0;
+    return rows.reduce((sum, { text, pair }) => {
+      const tokens =
+        pair === undefined ? countOf(text) + special.single : countOf(text) + countOf(pair) + special.pair;
+      return sum + Math.min(tokens, maxTokens);
+    }, 0);
   }
 
   /** The tokens of a text. */
@@ -89,45 +107,36 @@ export class ModelTokenizer {
     });
   }
 
-  async #countWhole(rows: readonly Row[]): Promise<number[]> {
-    const encodings: Encoding[] = rows.every(({ pair }) => pair === undefined)
-      ? await this.#tokenizer.encodeBatch(rows.map(({ text }) => text))
-      : await Promise.all(rows.map(({ text, pair }) => this.#tokenizer.encode(text, pair ?? null)));
+  /** Tokens of each text, without special ones. */
+  async #lengths(texts: readonly string[]): Promise<number[]> {
+    const encodings = await this.#tokenizer.encodeBatch([...texts], { addSpecialTokens: false });
     return encodings.map((encoding) => encoding.getLength());
   }
 
-  async #countByWords(rows: readonly Row[], known: Map<string, number>): Promise<number[]> {
-    const words = rows.map(({ text, pair = '' }) => [...wordsOf(text), ...wordsOf(pair)]);
+  /** The same from the counts of the words. */
+  async #countWords(texts: readonly string[], cached: Map<string, number>): Promise<number[]> {
+    const words = texts.map((text) => text.split(/[ \t\n]+/).filter((word) => word !== ''));
     // Other calls may evict words meanwhile, so this one keeps its own counts.
     const counts = new Map<string, number>();
     const missing: string[] = [];
     for (const word of new Set(words.flat())) {
-      const count = known.get(word);
+      const count = cached.get(word);
       if (count === undefined) missing.push(word);
       else counts.set(word, count);
     }
-    if (missing.length > 0) {
-      const encodings = await this.#tokenizer.encodeBatch(missing, { addSpecialTokens: false });
-      for (const [i, encoding] of encodings.entries()) {
-        const word = missing[i] ?? '';
-        counts.set(word, encoding.getLength());
-        if (word.length <= MAX_WORD_CHARS) cache(known, word, encoding.getLength());
-      }
+    // Other requests go on, also if nothing is missing.
+    const lengths = missing.length > 0 ? await this.#lengths(missing) : await setImmediate([]);
+    for (const [i, word] of missing.entries()) {
+      counts.set(word, lengths[i] ?? 0);
+      if (word.length <= MAX_WORD_CHARS) cache(cached, word, lengths[i] ?? 0);
     }
-    const special = await this.#special;
-    return rows.map(({ pair }, i) =>
-      (words[i] ?? []).reduce(
-        (sum, word) => sum + (counts.get(word) ?? 0),
-        pair === undefined ? special.single : special.pair,
-      ),
-    );
+    return words.map((each) => each.reduce((sum, word) => sum + (counts.get(word) ?? 0), 0));
   }
 }
 
-function cache(known: Map<string, number>, word: string, count: number): void {
+function cache(cached: Map<string, number>, word: string, count: number): void {
   // The first word of a map is the oldest.
-  if (known.size >= MAX_WORDS) known.delete(known.keys().next().value ?? '');
-  known.set(word, count);
+  if (cached.size >= MAX_WORDS) cached.delete(cached.keys().next().value ?? '');
+  // A copy, since V8 would keep the whole text alive for a part of it.
+  cached.set(Buffer.from(word).toString(), count);
 }
-
-const wordsOf = (text: string): string[] => text.split(/[ \t\n]+/).filter((word) => word !== '');

@@ -4,17 +4,21 @@ import ipaddr from 'ipaddr.js';
 
 /** A name is resolved for at most this long when a webhook is submitted, in milliseconds. */
 const LOOKUP_MS = 2_000;
-/** These IPv6 addresses embed an IPv4 address in their last 32 bits (RFC 6052). */
-const NAT64_BYTES = 4;
+/** These IPv6 addresses embed an IPv4 address in their last 32 bits (RFC 6052, section 2.1). */
+const NAT64 = ipaddr.IPv6.parseCIDR('64:ff9b::/96');
+const IPV4_BYTES = 4;
+/** The IPv6 addresses that are assigned for the Internet (RFC 4291, section 2.4). */
+const GLOBAL_UNICAST = ipaddr.IPv6.parseCIDR('2000::/3');
 
 /** Whether an address is one of the public Internet, also if it is an IPv4 address written as an IPv6 address. */
 export function isPublic(address: string): boolean {
   if (!ipaddr.isValid(address)) return false;
   // Unwraps IPv4-mapped addresses.
   const parsed = ipaddr.process(address);
-  if (parsed instanceof ipaddr.IPv6 && parsed.range() === 'rfc6052')
-    return isPublic(new ipaddr.IPv4(parsed.toByteArray().slice(-NAT64_BYTES)).toString());
-  return parsed.range() === 'unicast';
+  if (parsed instanceof ipaddr.IPv4) return parsed.range() === 'unicast';
+  if (parsed.match(NAT64))
+    return isPublic(new ipaddr.IPv4(parsed.toByteArray().slice(-IPV4_BYTES)).toString());
+  return parsed.match(GLOBAL_UNICAST) && parsed.range() === 'unicast';
 }
 
 /**

@@ -11,8 +11,8 @@ import { send } from './send.js';
 const PER_KEY = 4;
 /** Deliveries of this gateway at once. */
 const CONCURRENCY = 16;
-/** A delivery whose key has {@link PER_KEY} others waits this long, in milliseconds. */
-const WAIT_MS = 250;
+/** A delivery whose key has {@link PER_KEY} others waits this long, in milliseconds: longer the older it is. */
+const WAIT_MS = { least: 250, most: 10_000 };
 /** Entries that are moved from the outbox at once. */
 const MOVED_AT_ONCE = 100;
 /** The delivery of a gateway that died is taken by another one after this long, in milliseconds. */
@@ -24,6 +24,10 @@ const DRAIN_MS = 3_000;
 const AWAY_MS = 200;
 /** The receiver wants no more of these events. */
 const GONE = 410;
+
+/** Random, so that not all that wait come back at once. */
+const waitMs = (ageMs: number) =>
+  Math.min(WAIT_MS.most, Math.max(WAIT_MS.least, ageMs / 4)) * (0.5 + Math.random() / 2);
 
 interface WebhooksOptions {
   redis: Redis;
@@ -117,7 +121,7 @@ export class Webhooks {
       throw new UnrecoverableError('The API key no longer has a signing secret');
     const end = await this.#concurrency.begin(names.webhookDeliveries(entry.key));
     if (end === undefined) {
-      await job.moveToDelayed(Date.now() + WAIT_MS, token);
+      await job.moveToDelayed(Date.now() + waitMs(Date.now() - job.timestamp), token);
       throw new DelayedError();
     }
     try {

@@ -295,7 +295,7 @@ export const settingsSchema = z.object({
     z
       .string()
       .default('5,30,120,600,1800,3600,7200,14400,28800,28800')
-      .transform((text) => text.split(',').map(Number))
+      .transform((text) => (text.trim() === '' ? [] : text.split(',').map(Number)))
       .pipe(
         z
           .array(z.number('must be numbers separated by commas, such as 5,30,120').min(0).max(86_400))

@@ -52,7 +52,7 @@ redis.call('RENAME', keys.stage, keys.items)
 redis.call('PERSIST', keys.items)
 redis.call('RENAME', keys.stageStarts, keys.starts)
 redis.call('PERSIST', keys.starts)
-redis.call('HSET', keys.job, 'v', '3', 'id', id, 'key_id', keyId, 'model', model, 'revision', ARGV[13],
+redis.call('HSET', keys.job, 'v', '4', 'id', id, 'key_id', keyId, 'model', model, 'revision', ARGV[13],
   'parameters', ARGV[14], 'status', 'queued', 'total', total, 'chunks', chunks, 'next', 0, 'stored', 0, 'completed', 0,
   'failed', 0, 'reserved', inputs, 'created_at_ms', now, 'idempotency', idempotency,
   'result_bytes', ARGV[15], 'spec_hash', ARGV[16])
@@ -60,7 +60,7 @@ if ARGV[18] ~= '' then redis.call('HSET', keys.job, 'details', ARGV[18]) end
 if ARGV[19] ~= '' then
   redis.call('HSET', keys.job, 'file', ARGV[19], 'file_ttl', ARGV[20], 'expiring_files', ARGV[21])
   -- Until the job has ended, at the latest.
-  keepFile(keys.job, now + tonumber(ARGV[7]))
+  keepFile(keys.job, now + tonumber(ARGV[7]), 1)
 end
 if ARGV[22] ~= '' then redis.call('HSET', keys.job, 'webhook', ARGV[22], 'outbox', ARGV[23]) end
 redis.call('INCRBY', keys.resultBytes, inputs * tonumber(ARGV[15]))

@@ -288,6 +288,25 @@ export class Ledger {
     });
   }
 
+  /** The size of an output of a finished job as a file, if it is known. */
+  async outputBytes(jobId: string, output: string): Promise<number | undefined> {
+    const known = await this.#redis.hget(names.job(jobId), `${output}_bytes_shown`);
+    return known === null ? undefined : Number(known);
+  }
+
+  /** Keeps that size with the job, unless the job is gone. */
+  async keepOutputBytes(jobId: string, output: string, bytes: number): Promise<void> {
+    const name = names.job(jobId);
+    const replies = await this.#redis
+      .multi()
+      .hset(name, `${output}_bytes_shown`, bytes)
+      .hget(name, 'id')
+      .exec();
+    for (const [error] of replies ?? []) if (error) throw error;
+    // A job that has expired meanwhile must not come back as a record without an expiry.
+    if (replies?.[1]?.[1] === null) await this.#redis.del(name);
+  }
+
   /** The index of the first item of each chunk; empty when the job is gone. */
   async starts(jobId: string): Promise<number[]> {
     return startsOf((await this.#redis.getBuffer(names.starts(jobId))) ?? Buffer.alloc(0));

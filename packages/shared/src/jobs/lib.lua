@@ -40,12 +40,16 @@ local function handOut(keys, jobKey, caller, max, now)
   return handedOut
 end
 
--- Keeps the file that a job was made from for the time that a file is kept after `ends`.
-local function keepFile(job, ends)
+-- Counts the unfinished jobs that were made from a file, and sets its expiry: as long as there are any, after the latest
+-- time at which they end.
+-- change: 1 when a job is accepted, -1 when it ends
+local function keepFile(job, ends, change)
   local record = redis.call('HMGET', job, 'file', 'file_ttl', 'expiring_files', 'key_id')
   if not record[1] then return end
   local id = redis.call('HGET', record[1], 'id')
   if not id then return end
+  local jobs = redis.call('HINCRBY', record[1], 'jobs', change)
+  if change < 0 and jobs > 0 then return end
   local expires = ends + tonumber(record[2])
   redis.call('HSET', record[1], 'expires_at_ms', expires)
   redis.call('ZADD', record[3], expires, record[4] .. ' ' .. id)
@@ -95,7 +99,7 @@ local function finish(keys, id, status, reason, now, ttl)
       end
     end
   end
-  keepFile(keys.job, now)
+  keepFile(keys.job, now, -1)
   local webhook = redis.call('HMGET', keys.job, 'webhook', 'outbox')
   if webhook[1] then
     redis.call('RPUSH', webhook[2], cjson.encode({

@@ -53,7 +53,7 @@ export const storedResultSchema = z.union([
 export type StoredResult = z.infer<typeof storedResultSchema>;
 
 /** Version of the records of jobs; `accept.lua` writes it. */
-export const RECORD_VERSION = '3';
+export const RECORD_VERSION = '4';
 
 const number = z.coerce.number();
 export const jobRecordSchema = z

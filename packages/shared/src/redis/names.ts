@@ -57,6 +57,10 @@ export const names = {
   file: (fileId: string) => `${PREFIX}:file:${fileId}`,
   /** HASH: the pieces of a file by their number. */
   filePieces: (fileId: string) => `${PREFIX}:file:${fileId}:pieces`,
+  /** HASH: the pieces of an upload; it becomes {@link names.filePieces} when the file is stored. */
+  fileStage: (fileId: string) => `${PREFIX}:file-stage:${fileId}`,
+  /** ZSET: uploads of files of a key under way, by the time they expire unless they are renewed. */
+  uploads: (keyId: string) => `${PREFIX}:uploads:${keyId}`,
   /** ZSET: a key's files by the time they were stored. */
   files: (keyId: string) => `${PREFIX}:files:${keyId}`,
   /** ZSET: files, as `<key id> <file>`, by the time they expire. */

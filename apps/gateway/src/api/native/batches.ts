@@ -50,7 +50,15 @@ export function batchRoutes({
       maxTextChars,
     );
     const webhook = await webhookFor(upload.webhook?.url, key, 'job', '/webhook/url');
-    return submitJob({ key, model, parameters, upload, idempotencyKey, ...(webhook ? { webhook } : {}) });
+    return submitJob({
+      key,
+      model,
+      parameters,
+      upload,
+      idempotencyKey,
+      fingerprinted: webhook,
+      ...(webhook ? { webhook } : {}),
+    });
   }
 
   return {

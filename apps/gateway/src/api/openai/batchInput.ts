@@ -48,6 +48,9 @@ interface Options {
   maxTextChars: number;
   /** Maximum number of inputs of a request. */
   maxInputs: number;
+  maxRequests: number;
+  /** Aborts when the client closes the connection. */
+  signal: AbortSignal;
   maxFileBytes: number;
   maxLineBytes: number;
 }
@@ -110,7 +113,16 @@ async function* requestsOf(
     for await (const bytes of linesOf(content, options.maxFileBytes, options.maxLineBytes)) {
       number++;
       if (isBlank(bytes)) continue;
-      state.lines++;
+      if (++state.lines > options.maxRequests) {
+        errors.push({
+          code: 'too_many_requests',
+          line: null,
+          message: `The file has more than ${options.maxRequests} requests`,
+          param: null,
+        });
+        return undefined;
+      }
+      options.signal.throwIfAborted();
       if (number % LINES_AT_ONCE === 0) await setImmediate();
       try {
         const line = lineOf(bytes, options.endpoint);
@@ -135,7 +147,11 @@ async function* requestsOf(
         // A server error is not an error of the line.
         if (!(error instanceof Problem) || error.status >= FIRST_SERVER_STATUS) throw error;
         const [wrong] = error.errors ?? [];
-        const param = wrong?.pointer.slice(1).replaceAll('/', '.') || null;
+        const param =
+          wrong?.pointer
+            .slice(1)
+            .replace(/^parameters(?=\/)/, 'body')
+            .replaceAll('/', '.') || null;
         refuse(CODES[error.code] ?? 'invalid_request', wrong?.detail ?? error.message, param);
       }
       if (errors.length >= MAX_LINE_ERRORS) return undefined;

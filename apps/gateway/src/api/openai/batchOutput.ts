@@ -37,7 +37,7 @@ export async function* outputLines(
     for (const { items, results } of chunks) {
       let lines = '';
       for (const [i, item] of items.entries()) {
-        lines += lineOf(batch, index++, item, results?.[i], kind);
+        lines += await lineOf(batch, index++, item, results?.[i], kind);
         if (i % ITEMS_AT_ONCE === ITEMS_AT_ONCE - 1) await setImmediate();
       }
       if (lines !== '') yield lines;
@@ -45,13 +45,13 @@ export async function* outputLines(
   }
 }
 
-function lineOf(
+async function lineOf(
   batch: BatchJob,
   index: number,
   item: JobItem,
   result: StoredResult | undefined,
   kind: OutputKind,
-): string {
+): Promise<string> {
   const hasAnswer = result !== undefined && 'output' in result;
   if (hasAnswer !== (kind === 'output')) return '';
   const { job } = batch;
@@ -64,17 +64,17 @@ function lineOf(
       ? { response: null, error: unansweredError(job) }
       : 'error' in result
         ? { response: response(statusOf(openAiErrors, result.error), errorBody(result)), error: null }
-        : { response: response(OK, answerBody(batch, item, result, id)), error: null }),
+        : { response: response(OK, await answerBody(batch, item, result, id)), error: null }),
   };
   return `${JSON.stringify(line)}\n`;
 }
 
-function answerBody(
+async function answerBody(
   { job, details }: BatchJob,
   item: JobItem,
   { output, tokens }: Extract<StoredResult, { output: unknown }>,
   id: string,
-): object {
+): Promise<object> {
   if (details.endpoint === '/v1/moderations')
     return moderationsAnswer(id, job.modelId, scoresSchema.parse(output), details.threshold);
   const format = 'format' in item && item.format === 'base64' ? 'base64' : 'float';

@@ -35,6 +35,8 @@ interface Services {
   bodies: { embeddings: ReturnType<typeof embeddingsBody>; moderations: ReturnType<typeof moderationsBody> };
   maxTextChars: number;
   maxInputs: number;
+  /** Maximum number of requests of a batch. */
+  maxRequests: number;
   /** Maximum size of a line, as of the body of a request. */
   maxLineBytes: number;
   /** A job that is not finished after this long fails, in milliseconds. */
@@ -68,7 +70,7 @@ export function batchHandlers(services: Services): Pick<HandlersOf<OpenAiRoutes>
   const shown = (batch: BatchJob) => batchBody(batch, jobTimeoutMs);
 
   return {
-    async createBatch({ caller: { record: key }, body, request, response }) {
+    async createBatch({ caller: { record: key }, body, request, response, signal }) {
       // Refuse early if possible.
       await memory.check(0);
       const idempotencyKey = idempotencyKeyOf(request);
@@ -85,6 +87,7 @@ export function batchHandlers(services: Services): Pick<HandlersOf<OpenAiRoutes>
         const { model, items } = await readBatchInput(files.content(file), {
           ...services,
           endpoint: body.endpoint,
+          signal,
           maxFileBytes: file.bytes,
         });
         const details: BatchDetails = { ...about, threshold: model.spec.threshold };
@@ -104,6 +107,7 @@ export function batchHandlers(services: Services): Pick<HandlersOf<OpenAiRoutes>
           },
           idempotencyKey,
           details,
+          fingerprinted: { webhook, metadata: about.metadata, endpoint: about.endpoint },
           file: { record: names.file(file.id), ttlMs: files.ttlMs },
           ...(webhook ? { webhook } : {}),
         }).finally(() => items.return(undefined));

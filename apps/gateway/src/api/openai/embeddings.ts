@@ -35,18 +35,21 @@ export function embeddingsHandlers({
     });
     const vectors = answers.map(({ output }) => vectorSchema.parse(output));
     const tokens = answers.reduce((sum, answer) => sum + answer.tokens, 0);
-    const format = body.encoding_format ?? 'float';
-    // Vectors take long to write as decimals, so other requests go on in between.
-    const shown = await showEach(vectors, (vector) => shownVector(vector, format));
-    return listOf(model.spec.id, shown, tokens);
+    return embeddingsAnswer(model.spec.id, vectors, tokens, body.encoding_format ?? 'float');
   }
   return { embeddings, embeddingsWithoutVersion: embeddings };
 }
 
-const shownVector = (vector: Float32Array, format: EncodingFormat) =>
-  format === 'base64' ? base64Of(vector) : numbersOf(vector);
-
-function listOf(model: string, embeddings: readonly (string | number[])[], tokens: number) {
+/** The body of a response with embeddings. Vectors take long to write as decimals, so other requests go on in between. */
+export async function embeddingsAnswer(
+  model: string,
+  vectors: readonly Float32Array[],
+  tokens: number,
+  format: EncodingFormat,
+) {
+  const embeddings = await showEach(vectors, (vector) =>
+    format === 'base64' ? base64Of(vector) : numbersOf(vector),
+  );
   return {
     object: 'list' as const,
     data: embeddings.map((embedding, index) => ({ object: 'embedding' as const, index, embedding })),
@@ -54,19 +57,6 @@ function listOf(model: string, embeddings: readonly (string | number[])[], token
     usage: { prompt_tokens: tokens, total_tokens: tokens },
   };
 }
-
-/** The body of a response with embeddings, for a request of a batch. */
-export const embeddingsAnswer = (
-  model: string,
-  vectors: readonly Float32Array[],
-  tokens: number,
-  format: EncodingFormat,
-) =>
-  listOf(
-    model,
-    vectors.map((vector) => shownVector(vector, format)),
-    tokens,
-  );
 
 /** @throws Problem `validation_failed` for token ids: they are of another model's tokenizer */
 export function refuseTokens(inputs: readonly unknown[], at: readonly string[] = ['input']): void {

@@ -5,7 +5,7 @@ import type { Response } from 'express';
 import type { FileRecord, Files } from '../../files/files.js';
 import type { HandlersOf } from '../../http/family.js';
 import { readForm } from '../../http/multipart.js';
-import { fromRedis, Problem } from '../../http/problem.js';
+import { ClientClosedRequest, fromRedis, Problem } from '../../http/problem.js';
 import { type OutputKind, outputIdOf, outputOf } from '../../jobs/batchIds.js';
 import { batchJobs } from './batchJobs.js';
 import { outputLines } from './batchOutput.js';
@@ -67,7 +67,7 @@ export function fileHandlers({ files, ledger }: Services): Pick<HandlersOf<OpenA
 
   return {
     async createFile({ caller, request, response }) {
-      const { form, content } = readForm(request, response, 'file');
+      const { form, content } = readForm(request, response, 'file', files.maxBytesPerKey);
       try {
         const record = await files.store(caller.record.id, content, () => {
           const purpose = form.fields.get('purpose');
@@ -104,11 +104,17 @@ export function fileHandlers({ files, ledger }: Services): Pick<HandlersOf<OpenA
       return pageOf(data, from + data.length < wanted.length);
     },
 
-    async file({ caller, params }) {
+    async file({ caller, params, signal }) {
       const batch = await batchWith(params.id, caller.record.id);
       if (batch === undefined) return uploaded(await files.of(caller.record.id, params.id));
+      const known = await fromRedis(ledger.outputBytes(batch.job.id, batch.kind));
+      if (known !== undefined) return outputFile(batch, batch.kind, known);
       let bytes = 0;
-      for await (const lines of outputLines(ledger, batch, batch.kind)) bytes += Buffer.byteLength(lines);
+      for await (const lines of outputLines(ledger, batch, batch.kind)) {
+        if (signal.aborted) throw new ClientClosedRequest();
+        bytes += Buffer.byteLength(lines);
+      }
+      await fromRedis(ledger.keepOutputBytes(batch.job.id, batch.kind, bytes));
       return outputFile(batch, batch.kind, bytes);
     },
 

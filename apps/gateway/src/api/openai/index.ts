@@ -45,6 +45,7 @@ export function openAiFamily(services: Services): Family {
         bodies: { embeddings: embeddingsBody(bounds), moderations: moderationsBody(bounds) },
         maxTextChars: bounds.maxTextChars,
         maxInputs: settings.MAX_INPUTS,
+        maxRequests: settings.MAX_BATCH_TEXTS,
         maxLineBytes: LARGE_BODIES * settings.MAX_BODY_BYTES,
         jobTimeoutMs: settings.BATCH_TIMEOUT_SECONDS * 1000,
       }),

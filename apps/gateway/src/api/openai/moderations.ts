@@ -27,10 +27,11 @@ function isMultiLabel(model: CatalogEntry): boolean | undefined {
  */
 export function moderationModel(catalog: Catalog, name: string | undefined): CatalogEntry {
   const classifiers = catalog.entries.filter(({ spec }) => spec.task === textClassification.name);
-  const model =
-    name === undefined
-      ? (classifiers.find(isMultiLabel) ?? catalog.forTask(undefined, textClassification.name))
-      : catalog.forTask(name, textClassification.name);
+  const found = name === undefined ? classifiers.find(isMultiLabel) : undefined;
+  // One of them may be the right one.
+  if (name === undefined && !found && classifiers.some((each) => isMultiLabel(each) === undefined))
+    throw new Problem('no_worker');
+  const model = found ?? catalog.forTask(name, textClassification.name);
   const fits = isMultiLabel(model);
   if (fits === undefined) throw new Problem('no_worker');
   if (fits) return model;

@@ -37,6 +37,8 @@ interface Work<Body> {
 
 type BodyOf<Name extends Exclude<keyof TeiRoutes, 'info'>> = z.infer<TeiRoutes[Name]['body']>;
 
+/** Characters of all texts of a request for tokens, since the response has an object for each token. */
+const MAX_TOKENIZED_CHARS = 100_000;
 /** Texts of a request for a vector of each token: the response has hundreds of vectors for a text. */
 const MAX_EMBED_ALL = 32;
 
@@ -198,9 +200,13 @@ export function teiOperations({
       throw invalid(`/inputs${list.isList ? `/${i}` : ''}`, parsed.refusal.detail);
     });
     if (texts.length === 0) throw invalid('/inputs', 'The list is empty');
+    if (texts.reduce((sum, text) => sum + text.length, 0) > MAX_TOKENIZED_CHARS)
+      throw invalid('/inputs', `The texts together have more than ${MAX_TOKENIZED_CHARS} characters`);
     const tokenizer = await tokenizers.of(model.spec);
     const read = promptedBy(model, body.prompt_name ?? undefined);
-    return Promise.all(texts.map((text) => tokenizer.tokens(read(text), body.add_special_tokens)));
+    const tokens = [];
+    for (const text of texts) tokens.push(await tokenizer.tokens(read(text), body.add_special_tokens));
+    return tokens;
   }
 
   /** Puts a prompt of an embedding model before a text, as a request for its vector would. */
