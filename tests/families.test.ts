@@ -433,7 +433,7 @@ describe('paths', () => {
     expect((await send('/predict', { text: 'a' })).body).toHaveProperty('sentiment');
     expect((await send('/rerank', { query: 'a', texts: [] })).body).toHaveProperty('error_type');
     expect((await send('/rerank', { query: 'a' })).body).toHaveProperty('detail');
-    for (const path of ['/predict', '/rerank', '/nothing', '/jobs']) {
+    for (const path of ['/predict', '/rerank', '/nothing']) {
       const { headers, body } = await request(`${url}${path}`, { method: 'POST' });
       expect(headers.get('content-type')).toContain('application/problem+json');
       expect(body).toMatchObject({ detail: body.message, error: body.message, code: expect.any(String) });

@@ -154,6 +154,9 @@ async function runRequests(
     throw new UsageError(
       `--${wrong} cannot be used with ${path}: each request in it names its model and parameters`,
     );
+  const kind = extname(options.out ?? '').toLowerCase();
+  if (kind === '.csv' || kind === '.tsv')
+    throw new UsageError(`${options.out}: the outputs of requests are JSON lines; name a .jsonl file`);
   if (options.out !== undefined) await checkWritable(options.out, path);
   const sluice = await connect();
   const interrupt = new AbortController();

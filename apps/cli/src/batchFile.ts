@@ -2,7 +2,7 @@ import { readFile } from 'node:fs/promises';
 import { extname } from 'node:path';
 import { buffer } from 'node:stream/consumers';
 import type { BatchItem } from '@sluice/client';
-import { batchLine, itemIdSchema, textSchema } from '@sluice/contract';
+import { batchLine, batchRequestSchema, itemIdSchema, textSchema } from '@sluice/contract';
 import { json } from '@sluice/shared';
 import { z } from 'zod';
 import { CliError, systemReason } from './cliError.js';
@@ -161,6 +161,15 @@ function jsonRow(value: unknown, place: string, options: ReadOptions): FileRow {
   ).data;
   const row = { place, text: typeof text === 'string' ? text : undefined, id };
   const isInput = value !== null && typeof value === 'object' && 'input' in value;
+  if (batchRequestSchema.safeParse(value).success)
+    return {
+      ...row,
+      item: {
+        usable: false,
+        reason:
+          'This is a request of an OpenAI batch. Give a .jsonl file whose first line is one, not standard input',
+      },
+    };
   const line = batchLine({ maxTextChars, models: [] });
   const parsed = (isInput ? line.input : line.object).safeParse(value);
   if (parsed.success) {

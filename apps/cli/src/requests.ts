@@ -4,6 +4,7 @@ import { ConnectionError, type JobBody, type Sluice, SluiceError } from '@sluice
 import { batchEndpointSchema, batchRequestSchema } from '@sluice/contract';
 import { json } from '@sluice/shared';
 import { CliError } from './cliError.js';
+import { decode } from './encoding.js';
 import { watch } from './jobs.js';
 
 /** A first line that is longer is not recognized. */
@@ -27,10 +28,14 @@ export async function readRequests(path: string): Promise<RequestsFile | undefin
   if (file === undefined) return undefined;
   try {
     const { bytesRead, buffer } = await file.read(Buffer.alloc(MAX_FIRST_LINE_BYTES));
-    const text = buffer.toString('utf8', 0, bytesRead).replace(/^\uFEFF/, '');
+    // A part of a larger file ends with a whole line, so that no character is cut.
+    const end = bytesRead < buffer.length ? bytesRead : buffer.lastIndexOf('\n') + 1;
+    const { text } = decode(path, buffer.subarray(0, end), undefined);
     const [first = ''] = text.trimStart().split('\n', 1);
-    const request = json(batchRequestSchema).safeParse(first).data;
-    return request && { content: await readFile(path), endpoint: request.url };
+    const request = json(batchRequestSchema).safeParse(first.trimEnd()).data;
+    if (request === undefined) return undefined;
+    const content = Buffer.from(decode(path, await readFile(path), undefined).text);
+    return { content, endpoint: request.url };
   } catch {
     return undefined;
   } finally {

@@ -187,7 +187,14 @@ export const jobsSchema = z
   .meta({ id: 'Jobs' });
 export type JobsPage = z.infer<typeof jobsSchema>;
 
-export const jobParams = z.object({ id: z.uuid().toLowerCase() });
+/** The id of an OpenAI batch, or its digits, is that of a job without its dashes. */
+const BATCH_ID = /^(?:batch_)?([0-9a-f]{8})([0-9a-f]{4})([0-9a-f]{4})([0-9a-f]{4})([0-9a-f]{12})$/;
+export const jobParams = z.object({
+  id: z.preprocess(
+    (id) => (typeof id === 'string' ? id.replace(BATCH_ID, '$1-$2-$3-$4-$5') : id),
+    z.uuid().toLowerCase(),
+  ),
+});
 
 /** Entries of a page if the request does not say. */
 export const DEFAULT_PAGE = 100;

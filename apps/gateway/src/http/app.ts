@@ -62,11 +62,15 @@ export function createApp(options: AppOptions): Express {
   if (options.corsOrigins.length > 0) app.use(crossOrigin(options.corsOrigins));
 
   const methods = new Map<string, string[]>();
+  /** The errors of paths that one family has alone. */
+  const formats = new Map<string, ErrorFormat>();
   for (const [first, ...others] of endpointsOf(families)) {
     const { method, path, takes } = first.route;
     app[method](path, (request, response, next) =>
       takes && !takes(request.params) ? next() : serve([first, ...others], request, response),
     );
+    const format = others.length === 0 ? first.family.errorFormat : errorFormat;
+    formats.set(path, (formats.get(path) ?? format) === format ? format : errorFormat);
     methods.set(path, [...(methods.get(path) ?? []), method === 'get' ? 'GET, HEAD' : method.toUpperCase()]);
   }
   for (const { mountFiles } of families) mountFiles?.(app);
@@ -74,6 +78,7 @@ export function createApp(options: AppOptions): Express {
     const allow = [...allowed, 'OPTIONS'].join(', ');
     app.all(path, (request, response) => {
       response.locals.path = path;
+      response.locals.errorFormat = formats.get(path);
       if (request.method !== 'OPTIONS')
         throw new Problem('method_not_allowed', { headers: { Allow: allow } });
       response.status(204).set('Allow', allow).end();
@@ -84,7 +89,7 @@ export function createApp(options: AppOptions): Express {
   });
   // express recognizes an error handler by its four parameters.
   app.use((error: unknown, _request: Request, response: Response, _next: unknown) => {
-    sendProblem(problemOf(error), errorFormat, response, log);
+    sendProblem(problemOf(error), response.locals.errorFormat ?? errorFormat, response, log);
   });
   return app;
 }
@@ -233,11 +238,12 @@ function createServe({
       const costsNothing = problem.status === 503 || problem.status === 429;
       if (keyId && route.limited && costsNothing) usage.refused(keyId);
       else if (slot && keyId) usage.request(keyId, 0);
-      setLimitHeaders();
-      if (slot && costsNothing) {
+      if (!costsNothing) setLimitHeaders();
+      else if (slot) {
         slot.refund();
-        // The field was computed before the slot was returned.
-        response.removeHeader('RateLimit');
+        // These fields were computed before the slot was returned.
+        for (const name of ['RateLimit', ...Object.keys(endpoint.family.limitHeaders?.(slot.windows) ?? {})])
+          response.removeHeader(name);
       }
       sendProblem(problem, errorFormat, response, log);
     }

@@ -43,7 +43,7 @@ export function readForm(
 ): { form: Form; content: AsyncGenerator<Buffer> } {
   const type = request.headers['content-type'] ?? '';
   if (!/^multipart\/form-data\s*;/i.test(type))
-    throw new Problem('unsupported_media_type', { detail: 'Send multipart/form-data' });
+    throw new Problem('unsupported_media_type', { detail: 'Send multipart/form-data with a boundary' });
   checkContentEncoding(request);
   const form: Form = { fields: new Map(), fileName: undefined };
   return {

@@ -56,6 +56,9 @@ export function describe({ message, errors = [] }: Problem): string {
   ].join('; ');
 }
 
+/** The same for a family whose bodies have the parameters at the root. */
+export const describeFlat = (problem: Problem): string => describe(problem).replaceAll('/parameters/', '/');
+
 /** How a family of routes writes its errors. */
 export interface ErrorFormat {
   contentType: string;

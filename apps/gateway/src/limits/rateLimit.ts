@@ -39,6 +39,8 @@ export interface Slot {
 export class RateLimited extends Problem {
   constructor(
     readonly windows: readonly WindowState[],
+    /** What the key has used up. */
+    readonly unit: LimitUnit,
     headers: Readonly<Record<string, string>>,
   ) {
     super('rate_limited', { headers });
@@ -109,7 +111,8 @@ export class RateLimit {
     if (taken) return windows;
     const short = windows.filter((window) => window.remaining < (amounts[unitOf(window)] ?? 0));
     const resetMs = Math.max(...short.map((window) => window.resetMs));
-    throw new RateLimited(windows, {
+    const [tight] = short.sort((a, b) => b.resetMs - a.resetMs);
+    throw new RateLimited(windows, tight ? unitOf(tight) : 'requests', {
       ...rateLimitHeaders(windows),
       'Retry-After': String(Math.max(1, seconds(resetMs))),
     });

@@ -58,6 +58,9 @@ test.each([
   ['https://[::ffff:10.0.0.1]/', /private/],
   ['https://169.254.169.254/latest/meta-data/', /private/],
   ['https://localhost/', /private/],
+  ['https://LOCALHOST./', /private/],
+  ['https://foo.localhost/', /private/],
+  ['https://1.1.1.1:0/', /port/],
 ])('the URL %s is refused', async (url, problem) => {
   expect(await webhookProblem(url, false)).toMatch(problem);
 });

@@ -28,11 +28,13 @@ export function isPublic(address: string): boolean {
 export async function webhookProblem(text: string, allowPrivate: boolean): Promise<string | undefined> {
   if (!URL.canParse(text)) return 'It must be a URL';
   // The parser also reads decimal, octal and hexadecimal forms of an IPv4 address.
-  const { protocol, username, password, hostname } = new URL(text);
+  const { protocol, username, password, hostname, port } = new URL(text);
+  if (port === '0') return 'It must not have the port 0';
   if (protocol !== 'https:' && !(allowPrivate && protocol === 'http:')) return 'It must begin with https://';
   if (username !== '' || password !== '') return 'It must not contain a user name or password';
   if (allowPrivate) return undefined;
   const host = hostOf(hostname);
+  if (/(^|\.)localhost\.?$/i.test(host)) return NOT_PUBLIC;
   if (isIP(host)) return isPublic(host) ? undefined : NOT_PUBLIC;
   // A name that cannot be resolved now may be later; each delivery checks the address that it connects to.
   const found = await Promise.race([

@@ -84,7 +84,7 @@ export function createBulkWork({
           const outcomes = inputsOf(item).map((input, j) =>
             runItem(
               {
-                id: `${jobId}/${chunk}/${i}/${j}`,
+                id: `${jobId}/${chunk}/${i}${'inputs' in item ? `/${j}` : ''}`,
                 input,
                 parameters: 'inputs' in item ? item.parameters : parameters,
                 expired: () => ended,

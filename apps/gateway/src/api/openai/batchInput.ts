@@ -147,11 +147,9 @@ async function* requestsOf(
         // A server error is not an error of the line.
         if (!(error instanceof Problem) || error.status >= FIRST_SERVER_STATUS) throw error;
         const [wrong] = error.errors ?? [];
-        const param =
-          wrong?.pointer
-            .slice(1)
-            .replace(/^parameters(?=\/)/, 'body')
-            .replaceAll('/', '.') || null;
+        const isModel = error.code === 'model_not_found' || error.code === 'wrong_task';
+        const field = wrong?.pointer.slice(1).replace(/^parameters(?=\/)/, 'body');
+        const param = isModel ? 'body.model' : field?.replaceAll('/', '.') || null;
         refuse(CODES[error.code] ?? 'invalid_request', wrong?.detail ?? error.message, param);
       }
       if (errors.length >= MAX_LINE_ERRORS) return undefined;

@@ -22,6 +22,12 @@ const PURPOSE = 'batch';
 
 type FileRoutes = 'createFile' | 'files' | 'file' | 'deleteFile' | 'fileContent';
 
+/** A file with its time in milliseconds, by which lists are sorted. */
+interface Listed {
+  atMs: number;
+  file: OpenAiFile;
+}
+
 const uploaded = (record: FileRecord): OpenAiFile => ({
   id: record.id,
   object: 'file',
@@ -89,15 +95,20 @@ export function fileHandlers({ files, ledger }: Services): Pick<HandlersOf<OpenA
     },
 
     async files({ caller, query }) {
-      const all: OpenAiFile[] = (await files.list(caller.record.id)).map(uploaded);
+      const all: Listed[] = (await files.list(caller.record.id)).map((record) => ({
+        atMs: record.createdAtMs,
+        file: uploaded(record),
+      }));
       for await (const batch of batchJobs(ledger, caller.record.id)) {
-        if (hasOutput(batch.job)) all.push(outputFile(batch, 'output', null));
-        if (hasErrors(batch.job)) all.push(outputFile(batch, 'errors', null));
+        const atMs = batch.job.finishedAtMs ?? batch.job.createdAtMs;
+        if (hasOutput(batch.job)) all.push({ atMs, file: outputFile(batch, 'output', null) });
+        if (hasErrors(batch.job)) all.push({ atMs, file: outputFile(batch, 'errors', null) });
       }
       const direction = query.order === 'asc' ? 1 : -1;
       const wanted = all
-        .filter(({ purpose }) => query.purpose === undefined || purpose === query.purpose)
-        .sort((a, b) => direction * (a.created_at - b.created_at || (a.id < b.id ? -1 : 1)));
+        .filter(({ file }) => query.purpose === undefined || file.purpose === query.purpose)
+        .sort((a, b) => direction * (a.atMs - b.atMs || (a.file.id < b.file.id ? -1 : 1)))
+        .map(({ file }) => file);
       const from = query.after === undefined ? 0 : wanted.findIndex(({ id }) => id === query.after) + 1;
       if (query.after !== undefined && from === 0) throw noFile(query.after);
       const data = wanted.slice(from, from + query.limit);
@@ -121,10 +132,9 @@ export function fileHandlers({ files, ledger }: Services): Pick<HandlersOf<OpenA
     async deleteFile({ caller, params }) {
       const batch = await batchWith(params.id, caller.record.id);
       if (batch)
-        throw wrong(
-          '',
-          'The output of a batch cannot be deleted alone. Delete its job (DELETE /jobs/<id>), or wait until it expires',
-        );
+        throw new Problem('validation_failed', {
+          detail: `The output of a batch cannot be deleted alone. Delete its job (DELETE /jobs/${batch.job.id}), or wait until it expires`,
+        });
       await files.of(caller.record.id, params.id);
       await fromRedis(files.erase(caller.record.id, params.id));
       return { id: params.id, object: 'file', deleted: true };

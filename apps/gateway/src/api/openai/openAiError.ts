@@ -1,5 +1,5 @@
 import { openAiErrors, type ProblemCode, statusOf } from '@sluice/contract';
-import { describe, type ErrorFormat, type Problem } from '../../http/problem.js';
+import { describeFlat, type ErrorFormat, type Problem } from '../../http/problem.js';
 import { RateLimited } from '../../limits/rateLimit.js';
 import { openAiLimitHeaders } from './limitHeaders.js';
 
@@ -38,8 +38,8 @@ export const openAiError: ErrorFormat = {
   }),
   body: (problem) => ({
     error: {
-      message: describe(problem),
-      type: typeOf(problem.code),
+      message: describeFlat(problem),
+      type: problem instanceof RateLimited && problem.unit === 'tokens' ? 'tokens' : typeOf(problem.code),
       param: paramOf(problem),
       code: CODES[problem.code] ?? problem.code,
     },

@@ -1,10 +1,11 @@
 import { type ProblemCode, statusOf, teiErrors } from '@sluice/contract';
-import { describe, type ErrorFormat } from '../../http/problem.js';
+import { describeFlat, type ErrorFormat } from '../../http/problem.js';
 
 const TYPES: Partial<Record<ProblemCode, string>> = {
   overloaded: 'overloaded',
   rate_limited: 'overloaded',
   analysis_failed: 'backend',
+  analysis_timed_out: 'backend',
   wrong_task: 'backend',
 };
 const BACKEND_STATUS = 500;
@@ -22,5 +23,5 @@ function typeOf(code: ProblemCode): string {
 export const teiError: ErrorFormat = {
   contentType: 'application/json',
   errors: teiErrors,
-  body: (problem) => ({ error: describe(problem), error_type: typeOf(problem.code) }),
+  body: (problem) => ({ error: describeFlat(problem), error_type: typeOf(problem.code) }),
 };
