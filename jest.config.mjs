@@ -5,6 +5,7 @@ export default {
   extensionsToTreatAsEsm: ['.ts'],
   moduleNameMapper: { '^(\\.{1,2}/.*)\\.js$': '$1' },
   transform: { '\\.ts$': '@swc/jest' },
-  maxWorkers: 2,
+  // Tests wait for processes to start and for timeouts, so one more than the cores of CI.
+  maxWorkers: 3,
   testTimeout: 60_000,
 };

@@ -24,7 +24,7 @@ export async function memory(sentences: string, requests: number): Promise<Memor
   const [gateway, key, worker] = await Promise.all([
     rig.gateway({ LOG_LEVEL: 'info' }),
     rig.key({ limits: [{ limit: MANY, windowSeconds: 60 }] }),
-    rig.worker({ LOG_LEVEL: 'info' }),
+    rig.worker({ LOG_LEVEL: 'info', MODEL_PROCESSES: '' }),
   ]);
   const readings: Memory[] = [];
   for (let answered = 0; answered < requests; ) {

@@ -46,7 +46,7 @@ export async function queuePath(
   const rig = await Rig.start({ quiet: true });
   const redis = connectRedis(rig.redisUrl, 'request', silentLog);
   const repliesRedis = connectRedis(rig.redisUrl, 'blocking', silentLog);
-  await Promise.all([rig.worker({}, path('instantWorker.mjs')), whenReady(redis)]);
+  await Promise.all([rig.worker({ MODEL_PROCESSES: '' }, path('instantWorker.mjs')), whenReady(redis)]);
   const clock = new RedisClock(redis, silentLog);
   const replies = new ReplyReader(repliesRedis, 'bench', silentLog);
   const options = { connection: redis, prefix: PREFIX, skipWaitingForReady: true, skipVersionCheck: true };

@@ -24,7 +24,7 @@ export const sluice: Target = {
     const [{ url }, key] = await Promise.all([
       rig.gateway({ LOG_LEVEL: 'info' }),
       rig.key({ limits: [{ limit: MANY, windowSeconds: 60 }], bulkLimit: MANY }),
-      rig.worker({ LOG_LEVEL: 'info' }),
+      rig.worker({ LOG_LEVEL: 'info', MODEL_PROCESSES: '' }),
     ]);
     return { url, key, stop: () => rig.close() };
   },

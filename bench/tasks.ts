@@ -80,7 +80,7 @@ export async function serveModels(file: string): Promise<Endpoint & { rig: Rig }
   const [{ url }, key] = await Promise.all([
     rig.gateway(env),
     rig.key({ limits: [{ limit: MANY, windowSeconds: 60 }], bulkLimit: MANY }),
-    rig.worker(env),
+    rig.worker({ ...env, MODEL_PROCESSES: '' }),
   ]);
   return { url, key, rig };
 }

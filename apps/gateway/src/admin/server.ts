@@ -60,13 +60,14 @@ export async function startAdminServer(services: Services): Promise<AdminPort> {
   } = services;
   const token = settings.ADMIN_TOKEN;
   const authenticate = token === undefined ? undefined : createAuthenticateAdmin(token, failures);
-  const document = openApi(adminRoutes, version);
+  let document: ReturnType<typeof openApi> | undefined;
   const family = createFamily(
     adminRoutes,
     {
       ...keyRoutes({ keyring: new Keyring(redis), usage, clock, log }),
       ...health,
       async openapi() {
+        document ??= openApi(adminRoutes, version);
         return document;
       },
     },

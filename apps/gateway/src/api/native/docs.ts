@@ -32,12 +32,14 @@ export function docsRoutes(
   routes: Readonly<Record<string, Route>>,
   version: string,
 ): Pick<NativeHandlers, 'docs' | 'openapi'> {
-  const document = openApi(routes, version);
+  // Made when it is first asked for, since it takes a fifth of a second.
+  let document: ReturnType<typeof openApi> | undefined;
   return {
     async docs() {
       return page;
     },
     async openapi() {
+      document ??= openApi(routes, version);
       return document;
     },
   };
