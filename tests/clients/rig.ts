@@ -95,19 +95,25 @@ export class ClientRig {
   examplesOf(page: string, language: string): string[] {
     mkdirSync(join(folder, '.run'), { recursive: true });
     writeFileSync(join(folder, '.run/requests.jsonl'), readFileSync(join(folder, 'requests.jsonl')));
-    const text = readFileSync(join(root, 'docs/clients', page), 'utf8');
-    return [...text.matchAll(new RegExp(`\`\`\`${language}\\n([\\s\\S]*?)\`\`\``, 'g'))].map(
-      ([, code = '']) =>
-        code
-          .replaceAll('http://localhost:8000', this.url)
-          .replaceAll('your-secret-key', this.key)
-          .replaceAll('requests.jsonl', '.run/requests.jsonl'),
+    return examplesIn(page, language).map((code) =>
+      code
+        .replaceAll('http://localhost:8000', this.url)
+        .replaceAll('your-secret-key', this.key)
+        .replaceAll('requests.jsonl', '.run/requests.jsonl'),
     );
   }
 
   close(): Promise<void> {
     return this.rig.close();
   }
+}
+
+/** The examples of a page of docs/clients in a language, as they are there. */
+export function examplesIn(page: string, language: string): string[] {
+  const text = readFileSync(join(root, 'docs/clients', page), 'utf8');
+  return [...text.matchAll(new RegExp(`\`\`\`${language}\\n([\\s\\S]*?)\`\`\``, 'g'))].map(
+    ([, code = '']) => code,
+  );
 }
 
 export const pages = readdirSync(join(root, 'docs/clients')).filter(

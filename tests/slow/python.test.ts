@@ -2,7 +2,7 @@ import { spawnSync } from 'node:child_process';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { type Body, ClientRig, float32, folder, pages, TEXTS } from '../clients/rig.js';
+import { type Body, ClientRig, examplesIn, float32, folder, pages, TEXTS } from '../clients/rig.js';
 import { post } from '../harness.js';
 
 /** The packages of each client; those of a sample are enough for a short run. */
@@ -128,13 +128,30 @@ testOf('openai')('openai waits as long as the header field of a 429 says', () =>
   expect(outputOf('openai: 429')).toBeGreaterThan(900);
 });
 
-const pythonPages = chosen.length === Object.keys(PACKAGES).length ? pages : [];
-test.each(pythonPages.length > 0 ? pythonPages : ['openai.md'])(
-  'the examples of docs/clients/%s in Python run and print an answer',
-  async (page) => {
-    for (const [i, code] of clients.examplesOf(page, 'python').entries()) {
-      writeFileSync(join(folder, `.run/${page}-${i}.py`), code);
-      expect(await clients.run(python, [`.run/${page}-${i}.py`])).toMatch(/\d/);
-    }
+/** The client of a module that an example imports. */
+const CLIENT_OF: Readonly<Record<string, Client>> = {
+  openai: 'openai',
+  huggingface_hub: 'huggingface',
+  cohere: 'cohere',
+  langchain_openai: 'langchain',
+  langchain_huggingface: 'langchain',
+  llama_index: 'llamaindex',
+};
+
+/** The examples whose clients this run has, as page and number. */
+const examples = pages.flatMap((page) =>
+  examplesIn(page, 'python').flatMap((code, i) => {
+    const modules = [...code.matchAll(/^(?:from|import) (\w+)/gm)].map(([, name = '']) => name);
+    return modules.every((name) => chosen.some((client) => client === CLIENT_OF[name]))
+      ? [[page, i] as const]
+      : [];
+  }),
+);
+
+test.each(examples)(
+  'the example of docs/clients/%s with the number %i runs in Python and prints an answer',
+  async (page, i) => {
+    writeFileSync(join(folder, `.run/${page}-${i}.py`), clients.examplesOf(page, 'python')[i] ?? '');
+    expect(await clients.run(python, [`.run/${page}-${i}.py`])).toMatch(/\d/);
   },
 );
