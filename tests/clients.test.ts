@@ -81,16 +81,20 @@ describe('the Node clients of other APIs', () => {
       ['openai: wrong model', 'NotFoundError', 404, /"nothing"/],
       ['openai: text too long', 'BadRequestError', 400, /48 tokens/],
       ['openai: body too large', 'APIError', 413, /too large/],
+      ['huggingface: body too large', 'InferenceClientProviderApiError', 413, /too large/],
+      ['huggingface: 429', 'InferenceClientProviderApiError', 429, /Rate limit exceeded/],
       ['huggingface: wrong model', 'InferenceClientProviderApiError', 404, /"nothing"/],
       ['huggingface: wrong key', 'InferenceClientProviderApiError', 403, /Invalid API key/],
+      ['cohere: body too large', 'CohereError', 413, /too large/],
       ['cohere: wrong key', 'UnauthorizedError', 401, /Invalid API key/],
       ['cohere: wrong model', 'NotFoundError', 404, /"nothing"/],
     ] as const)
       expect([name, calls[name]]).toEqual([name, { error, status, message: expect.stringMatching(message) }]);
   });
 
-  test('wait as long as the header field of a 429 says', () => {
-    expect(calls['openai: 429'].output).toBeGreaterThan(900);
+  test('of OpenAI and Cohere wait after a 429, as its header field says', () => {
+    for (const name of ['openai: 429', 'cohere: 429'])
+      expect([name, calls[name].output > 900]).toEqual([name, true]);
   });
 });
 

@@ -102,6 +102,14 @@ await call('huggingface', 'wrong key', () =>
     .featureExtraction({ inputs: texts }),
 );
 
+await call('huggingface', 'body too large', () =>
+  hf('bert-mean').featureExtraction({ inputs: 'long '.repeat(200_000) }),
+);
+await call('huggingface', '429', async () => {
+  const client = new InferenceClient(limited).endpoint(`${url}/models/bert-mean`);
+  for (let i = 0; i < 2; i++) await client.featureExtraction({ inputs: 'a' });
+});
+
 // cohere-ai
 const rerank = (client, more = {}) =>
   client.rerank({ model: 'roberta-rank', query: texts[0], documents: texts, ...more });
@@ -117,6 +125,14 @@ await call('cohere', 'wrong key', () =>
   rerank(new CohereClientV2({ token: 'sk_000000000000_wrong', environment: url })),
 );
 await call('cohere', 'wrong model', () => rerank(cohere, { model: 'nothing' }));
+
+await call('cohere', 'body too large', () => rerank(cohere, { query: 'long '.repeat(200_000) }));
+await call('cohere', '429', async () => {
+  const startMs = performance.now();
+  const client = new CohereClientV2({ token: limited, environment: url });
+  for (let i = 0; i < 2; i++) await rerank(client);
+  return Math.round(performance.now() - startMs);
+});
 
 // @langchain/openai
 const langchain = new OpenAIEmbeddings({

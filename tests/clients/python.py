@@ -71,6 +71,7 @@ def use_openai():
     call("openai", "wrong key", lambda: OpenAI(api_key=WRONG, base_url=f"{URL}/v1", max_retries=0).models.list())
     call("openai", "wrong model", lambda: embed(client, model="nothing"))
     call("openai", "text too long", lambda: embed(client, input="long " * 100))
+    call("openai", "body too large", lambda: embed(client, input="long " * 200_000))
     call("openai", "429", wait)
 
 
@@ -98,6 +99,12 @@ def use_huggingface():
         "sentence_similarity",
         lambda: hf("bert-mean").sentence_similarity(TEXTS[0], other_sentences=TEXTS[1:]),
     )
+    call("huggingface", "body too large", lambda: hf("bert-mean").feature_extraction("long " * 200_000).tolist())
+    call(
+        "huggingface",
+        "429",
+        lambda: [hf("bert-mean", LIMITED).feature_extraction("a").tolist() for _ in range(2)],
+    )
     call("huggingface", "wrong key", lambda: hf("bert-mean", WRONG).feature_extraction("a").tolist())
     call("huggingface", "wrong model", lambda: hf("nothing").feature_extraction("a").tolist())
 
@@ -112,6 +119,14 @@ def use_cohere():
     client = cohere.ClientV2(api_key=KEY, base_url=URL)
     call("cohere", "rerank v2", lambda: rerank(client))
     call("cohere", "rerank v1", lambda: rerank(cohere.Client(api_key=KEY, base_url=URL)))
+    def wait():
+        start = time.monotonic()
+        for _ in range(2):
+            rerank(cohere.ClientV2(api_key=LIMITED, base_url=URL))
+        return 1000 * (time.monotonic() - start)
+
+    call("cohere", "body too large", lambda: rerank(client, query="long " * 200_000))
+    call("cohere", "429", wait)
     call("cohere", "wrong key", lambda: rerank(cohere.ClientV2(api_key=WRONG, base_url=URL)))
     call("cohere", "wrong model", lambda: rerank(client, model="nothing"))
 

@@ -108,6 +108,10 @@ describe.each([
   ['openai', 'openai: wrong key', 'AuthenticationError', /Invalid API key/],
   ['openai', 'openai: wrong model', 'NotFoundError', /"nothing"/],
   ['openai', 'openai: text too long', 'BadRequestError', /48 tokens/],
+  ['openai', 'openai: body too large', 'APIStatusError', /too large/],
+  ['huggingface', 'huggingface: body too large', 'HfHubHTTPError', /too large/],
+  ['huggingface', 'huggingface: 429', 'HfHubHTTPError', /Rate limit exceeded/],
+  ['cohere', 'cohere: body too large', 'ApiError', /too large/],
   ['huggingface', 'huggingface: wrong key', 'HfHubHTTPError', /Invalid API key/],
   ['huggingface', 'huggingface: wrong model', 'HfHubHTTPError', /"nothing"/],
   ['cohere', 'cohere: wrong key', 'UnauthorizedError', /Invalid API key/],
@@ -124,8 +128,12 @@ testOf('llamaindex')('llama-index raises an error for a wrong key, which is not 
   expect(calls['llamaindex: rerank with a wrong key']).toHaveProperty('error');
 });
 
-testOf('openai')('openai waits as long as the header field of a 429 says', () => {
-  expect(outputOf('openai: 429')).toBeGreaterThan(900);
+test.each([
+  ['openai', 'openai: 429'],
+  ['cohere', 'cohere: 429'],
+] as const)('%s waits after a 429, as its header field says', (client, name) => {
+  // A run without this client has no such call.
+  expect(has(client) ? outputOf(name) : Number.POSITIVE_INFINITY).toBeGreaterThan(900);
 });
 
 /** The client of a module that an example imports. */
