@@ -1,7 +1,7 @@
 import { createHash, randomUUID } from 'node:crypto';
 import { access, constants, open, rename, rm, stat } from 'node:fs/promises';
 import { dirname, extname, resolve } from 'node:path';
-import { type BatchItem, type JobResult, type Model, SluiceError } from '@sluice/client';
+import { type BatchItem, type JobBody, type JobResult, type Model, SluiceError } from '@sluice/client';
 import { json } from '@sluice/shared';
 import { taskNamed } from '@sluice/tasks';
 import { type Command, InvalidArgumentError, Option } from 'commander';
@@ -96,46 +96,23 @@ export function addBatchCommand(program: Command): void {
         process.stderr.write(`No live worker serves ${model.id}${reason}; the job will wait for one\n`);
       }
       const items = usableItems(path, file, options.strict === true);
-      const interrupt = new AbortController();
-      const onInterrupt = () => interrupt.abort();
-      process.once('SIGINT', onInterrupt);
-      let jobId: string | undefined;
-      try {
+      await untilInterrupted(options, async (signal, onAccepted) => {
         const accepted = await sluice
           .batch(items, {
             idempotencyKey: options.new ? `cli-${randomUUID()}` : jobKey(items, model, options.parameters),
-            signal: interrupt.signal,
+            signal,
             model: model.id,
             ...(options.parameters ? { parameters: options.parameters } : {}),
           })
           .catch((error: unknown) => {
             throw errorInFile(error, path, file);
           });
-        jobId = accepted.job_id;
-        const job = await watch(sluice, jobId, wantsJson(batch), interrupt.signal);
-        const results = inFile(file, sluice.results(jobId, { signal: interrupt.signal }));
+        onAccepted(accepted.job_id);
+        const job = await watch(sluice, accepted.job_id, wantsJson(batch), signal);
+        const results = inFile(file, sluice.results(accepted.job_id, { signal }));
         const errors = await write(results, options.out, file);
-        if (options.out !== undefined && wantsJson(batch)) process.stdout.write(`${JSON.stringify(job)}\n`);
-        const reason = job.error ? ` (${job.error})` : '';
-        const counts = `${file.rows.length} rows, ${errors} with an error`;
-        (options.out === undefined || wantsJson(batch) ? process.stderr : process.stdout).write(
-          `${job.job_id}  ${job.status}: ${counts}${reason}\n`,
-        );
-        if (job.status !== 'completed' || errors > 0) process.exitCode = 1;
-      } catch (error) {
-        if (!interrupt.signal.aborted) {
-          if (jobId === undefined || !isRemote(error)) throw error;
-          throw new CliError(`${error.message.replace(/\.$/, '')}. ${hintOf(jobId, options)}`);
-        }
-        process.stderr.write(
-          jobId === undefined
-            ? 'Upload interrupted; nothing of it was kept. Run the same command to start again.\n'
-            : `${hintOf(jobId, options)}\nTo cancel it: ${commandName()} cancel ${jobId}\n`,
-        );
-        process.exitCode = EXIT_INTERRUPTED;
-      } finally {
-        process.off('SIGINT', onInterrupt);
-      }
+        report(job, `${file.rows.length} rows`, errors, options.out, wantsJson(batch));
+      });
     });
 }
 
@@ -159,26 +136,35 @@ async function runRequests(
     throw new UsageError(`${options.out}: the outputs of requests are JSON lines; name a .jsonl file`);
   if (options.out !== undefined) await checkWritable(options.out, path);
   const sluice = await connect();
-  const interrupt = new AbortController();
-  const onInterrupt = () => interrupt.abort();
-  process.once('SIGINT', onInterrupt);
-  let jobId: string | undefined;
-  try {
-    const { signal } = interrupt;
-    jobId = await submitRequests(sluice, path, requests, { isNew: options.new === true, signal });
+  await untilInterrupted(options, async (signal, onAccepted) => {
+    const jobId = await submitRequests(sluice, path, requests, { isNew: options.new === true, signal });
+    onAccepted(jobId);
     const { job, lines } = await outputsOf(sluice, jobId, asJson, signal);
     const written = await writeLines(lines, options.out);
     if (written !== job.total)
       throw new CliError(
         `The server sent ${written} of ${job.total} outputs; the job may have expired or been erased`,
       );
-    if (options.out !== undefined && asJson) process.stdout.write(`${JSON.stringify(job)}\n`);
-    const errors = job.total - job.completed;
-    const reason = job.error ? ` (${job.error})` : '';
-    (options.out === undefined || asJson ? process.stderr : process.stdout).write(
-      `${job.job_id}  ${job.status}: ${job.total} requests, ${errors} with an error${reason}\n`,
-    );
-    if (job.status !== 'completed' || errors > 0) process.exitCode = 1;
+    report(job, `${job.total} requests`, job.total - job.completed, options.out, asJson);
+  });
+}
+
+/**
+ * Runs a batch until it ends or the user interrupts it, and says how to follow a job that continues.
+ * @param run calls `onAccepted` when the server has accepted the job
+ */
+async function untilInterrupted(
+  options: BatchOptions,
+  run: (signal: AbortSignal, onAccepted: (jobId: string) => void) => Promise<void>,
+): Promise<void> {
+  const interrupt = new AbortController();
+  const onInterrupt = () => interrupt.abort();
+  process.once('SIGINT', onInterrupt);
+  let jobId: string | undefined;
+  try {
+    await run(interrupt.signal, (accepted) => {
+      jobId = accepted;
+    });
   } catch (error) {
     if (!interrupt.signal.aborted) {
       if (jobId === undefined || !isRemote(error)) throw error;
@@ -193,6 +179,19 @@ async function runRequests(
   } finally {
     process.off('SIGINT', onInterrupt);
   }
+}
+
+/**
+ * Writes the summary of a job that has ended, and sets the exit status. With `asJson`, a job whose results went to a file is
+ * written to stdout.
+ */
+function report(job: JobBody, total: string, errors: number, out: string | undefined, asJson: boolean): void {
+  if (out !== undefined && asJson) process.stdout.write(`${JSON.stringify(job)}\n`);
+  const reason = job.error ? ` (${job.error})` : '';
+  (out === undefined || asJson ? process.stderr : process.stdout).write(
+    `${job.job_id}  ${job.status}: ${total}, ${errors} with an error${reason}\n`,
+  );
+  if (job.status !== 'completed' || errors > 0) process.exitCode = 1;
 }
 
 /** How to follow a job that continues. With `--new` the same command would submit another one. */

@@ -21,7 +21,7 @@ const FORM_BYTES = 64 * 1024;
 /** What is known of a form; complete when its content has been read. */
 export interface Form {
   fields: Map<string, string>;
-  /** Name of the file as the client gave it; undefined if there is none yet. */
+  /** The file name that the client sent, or the field's name if it sent none; undefined until the file part has arrived. */
   fileName: string | undefined;
 }
 

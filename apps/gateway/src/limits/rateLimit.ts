@@ -58,7 +58,7 @@ export class RateLimit {
   #limiters = new Map<string, SlidingWindow>();
   #refunds: Refunds;
 
-  /** @param defaults for keys without limits of their own */
+  /** @param defaults for keys whose record has no limits */
   constructor(redis: Redis, clock: RedisClock, defaults: readonly Limit[], log: Log) {
     this.#redis = redis;
     this.#clock = clock;

@@ -303,7 +303,7 @@ export class Keyring {
   }
 
   /**
-   * The secret that webhooks of a key are signed with (https://www.standardwebhooks.com); made if there is none.
+   * Returns the secret that signs the webhooks of a key (https://www.standardwebhooks.com), and creates one if the key has none.
    * @param renew replaces it
    * @returns undefined when the id is unknown
    * @throws KeyNotLive for a revoked key

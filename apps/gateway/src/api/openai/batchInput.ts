@@ -15,6 +15,7 @@ import type { Catalog, CatalogEntry } from '../../models/catalog.js';
 import { parseInput, parseParameters } from '../../models/inputs.js';
 import { refuseTokens } from './embeddings.js';
 import { moderationInputs, moderationModel } from './moderations.js';
+import { FIRST_SERVER_STATUS } from './openAiError.js';
 
 /** Why a line of a file is refused. */
 export interface LineError {
@@ -40,6 +41,13 @@ export class InvalidFile extends Error {
 const MAX_LINE_ERRORS = 100;
 /** Lines that are checked before other requests go on. */
 const LINES_AT_ONCE = 200;
+/** Codes of the errors of a line; every other one is `invalid_request`. */
+const CODES: Partial<Record<Problem['code'], string>> = {
+  invalid_json: 'invalid_json_line',
+  invalid_encoding: 'invalid_json_line',
+  model_not_found: 'model_not_found',
+  wrong_task: 'wrong_task',
+};
 
 interface Options {
   endpoint: BatchEndpoint;
@@ -162,14 +170,6 @@ async function* requestsOf(
   }
   return undefined;
 }
-
-const FIRST_SERVER_STATUS = 500;
-const CODES: Partial<Record<Problem['code'], string>> = {
-  invalid_json: 'invalid_json_line',
-  invalid_encoding: 'invalid_json_line',
-  model_not_found: 'model_not_found',
-  wrong_task: 'wrong_task',
-};
 
 /** @throws Problem */
 function lineOf(bytes: Buffer, endpoint: BatchEndpoint) {

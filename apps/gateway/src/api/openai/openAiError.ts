@@ -12,7 +12,8 @@ const CODES: Partial<Record<ProblemCode, string>> = {
 };
 /** OpenAI's clients retry 408 and 429 by themselves; for these errors a retry fails again. */
 const NOT_RETRYABLE: ReadonlySet<ProblemCode> = new Set(['analysis_timed_out', 'file_allowance_used']);
-const FIRST_SERVER_STATUS = 500;
+/** The lowest status of an error of the server. */
+export const FIRST_SERVER_STATUS = 500;
 const TOO_MANY_REQUESTS = 429;
 
 function typeOf(code: ProblemCode): string {
