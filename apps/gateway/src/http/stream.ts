@@ -9,6 +9,22 @@ import { ClientClosedRequest, Problem } from './problem.js';
 const IDLE_MS = 30_000;
 /** A client that is refused during its upload may continue for this long, so that it reads the response. */
 const LINGER_MS = 2_000;
+/** A client that reads nothing of a response for this long, in milliseconds, is disconnected. */
+const READ_TIMEOUT_MS = 60_000;
+
+/**
+ * Writes a part of a response, and waits while the client does not read. A client that does not continue is disconnected.
+ * @param signal aborts when the client closes the connection
+ */
+export async function writePart(
+  response: Response,
+  part: string | Buffer,
+  signal: AbortSignal,
+): Promise<void> {
+  if (response.write(part)) return;
+  const timeout = AbortSignal.any([signal, AbortSignal.timeout(READ_TIMEOUT_MS)]);
+  await once(response, 'drain', { signal: timeout }).catch(() => response.destroy());
+}
 
 /** Reads values from a stream, with a timeout for missing data. A refused client may finish, so that it reads the response. */
 export async function* readStream<T>(

@@ -1,18 +1,16 @@
-import { once } from 'node:events';
 import { setImmediate } from 'node:timers/promises';
 import { type JobResult, problems } from '@sluice/contract';
 import { isFinished, type JobItem, type JobRecord, type Ledger, type StoredResult } from '@sluice/shared';
 import { textClassification } from '@sluice/tasks';
 import type { Response } from 'express';
 import { fromRedis } from '../../http/problem.js';
+import { writePart } from '../../http/stream.js';
 import { type EncodingFormat, jsonOutput } from '../../models/jsonOutput.js';
 
 /** Chunks that are read at once for a stream of results; a chunk may have megabytes. */
 const CHUNKS_PER_READ = 8;
 /** Chunks of a page; a page with more ends early. */
 const CHUNKS_PER_PAGE = 64;
-/** A client that reads nothing of its results for this long, in milliseconds, is disconnected. */
-const READ_TIMEOUT_MS = 60_000;
 
 /** Which results are read, and how vectors are shown. */
 interface Range {
@@ -91,10 +89,7 @@ export async function streamResults(
       return;
     }
     const text = results.map((result) => `${JSON.stringify(result)}\n`).join('');
-    if (!response.write(text)) {
-      const timeout = AbortSignal.any([signal, AbortSignal.timeout(READ_TIMEOUT_MS)]);
-      await once(response, 'drain', { signal: timeout }).catch(() => response.destroy());
-    }
+    await writePart(response, text, signal);
     if (!complete) break;
   }
   response.end();

@@ -1,4 +1,3 @@
-import { once } from 'node:events';
 import type { OpenAiFile, OpenAiRoutes } from '@sluice/contract';
 import type { Ledger } from '@sluice/shared';
 import type { Response } from 'express';
@@ -6,6 +5,7 @@ import type { FileRecord, Files } from '../../files/files.js';
 import type { HandlersOf } from '../../http/family.js';
 import { readForm } from '../../http/multipart.js';
 import { ClientClosedRequest, fromRedis, Problem } from '../../http/problem.js';
+import { writePart } from '../../http/stream.js';
 import { type OutputKind, outputIdOf, outputOf } from '../../jobs/batchIds.js';
 import { batchJobs } from './batchJobs.js';
 import { outputLines } from './batchOutput.js';
@@ -16,8 +16,6 @@ interface Services {
   ledger: Ledger;
 }
 
-/** A client that reads nothing for this long, in milliseconds, is disconnected. */
-const READ_TIMEOUT_MS = 60_000;
 const PURPOSE = 'batch';
 
 type FileRoutes = 'createFile' | 'files' | 'file' | 'deleteFile' | 'fileContent';
@@ -161,9 +159,7 @@ async function send(
 ): Promise<void> {
   for await (const part of parts) {
     if (signal.aborted) return;
-    if (response.write(part)) continue;
-    const timeout = AbortSignal.any([signal, AbortSignal.timeout(READ_TIMEOUT_MS)]);
-    await once(response, 'drain', { signal: timeout }).catch(() => response.destroy());
+    await writePart(response, part, signal);
   }
   response.end();
 }
