@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { modelProcesses, Rig, root, temporary } from '../tests/harness.js';
 import { load } from './load.js';
-import { MANY } from './targets.js';
+import { AS_SHIPPED, MANY } from './targets.js';
 
 const megabytes = (pid: number) =>
   Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1] ?? Number.NaN) / 1000;
@@ -22,9 +22,9 @@ export interface Memory {
 export async function memory(sentences: string, requests: number): Promise<Memory[]> {
   const rig = await Rig.start({ quiet: true });
   const [gateway, key, worker] = await Promise.all([
-    rig.gateway({ LOG_LEVEL: 'info' }),
+    rig.gateway(AS_SHIPPED),
     rig.key({ limits: [{ limit: MANY, windowSeconds: 60 }] }),
-    rig.worker({ LOG_LEVEL: 'info', MODEL_PROCESSES: '' }),
+    rig.worker({ ...AS_SHIPPED, MODEL_PROCESSES: '' }),
   ]);
   const readings: Memory[] = [];
   for (let answered = 0; answered < requests; ) {

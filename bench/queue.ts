@@ -51,7 +51,7 @@ export async function queuePath(
   const replies = new ReplyReader(repliesRedis, 'bench', silentLog);
   const options = { connection: redis, prefix: PREFIX, skipWaitingForReady: true, skipVersionCheck: true };
   const queue = new Queue<InteractiveMessage>(queueName(bundledSpec, 'interactive'), options);
-  const dispatcher = new Dispatcher({
+  const dispatcher: Dispatcher = new Dispatcher({
     redis,
     modelId: bundledSpec.id,
     lane: 'interactive',
@@ -59,7 +59,8 @@ export async function queuePath(
     replies,
     clock,
     gatewayId: 'bench',
-    mayShareMessages: () => true,
+    capacity: () => ({ processes: 1, rowsPerSecond: 5_000, batching: true }),
+    unansweredRows: () => dispatcher.unansweredRows,
     log: silentLog,
   });
   await until('Redis answers', () => !clock.away);

@@ -4,29 +4,45 @@ import { existsSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { freePort, startWatcher } from '../scripts/redis.mjs';
 import { run, SetupError, say } from '../scripts/setup.mjs';
-import { killGroup, Rig, root, until } from '../tests/harness.js';
+import { killGroup, modelProcesses, Rig, root, until } from '../tests/harness.js';
 import type { Endpoint } from './load.js';
+import type { Processes } from './processorTime.js';
+
+/** A running server. */
+export interface Server extends Endpoint {
+  processes: Processes;
+  stop(): Promise<void>;
+}
 
 /** A server that is started for a round and ended after it. */
 export interface Target {
   name: string;
-  start(): Promise<Endpoint & { stop(): Promise<void> }>;
+  start(): Promise<Server>;
 }
 
 /** A rate limit that counts every request and refuses none. */
 export const MANY = 1_000_000_000;
+
+/** The log as `npm start` writes it. */
+export const AS_SHIPPED = { LOG_LEVEL: 'info', LOG_FORMAT: '' };
 
 /** Sluice with one gateway, one worker with one model process per core, and its own Redis. */
 export const sluice: Target = {
   name: 'Sluice',
   async start() {
     const rig = await Rig.start({ quiet: true });
-    const [{ url }, key] = await Promise.all([
-      rig.gateway({ LOG_LEVEL: 'info' }),
+    const [gateway, key, worker] = await Promise.all([
+      rig.gateway(AS_SHIPPED),
       rig.key({ limits: [{ limit: MANY, windowSeconds: 60 }], bulkLimit: MANY }),
-      rig.worker({ LOG_LEVEL: 'info', MODEL_PROCESSES: '' }),
+      rig.worker({ ...AS_SHIPPED, MODEL_PROCESSES: '' }),
     ]);
-    return { url, key, stop: () => rig.close() };
+    const processes = {
+      gateway: [gateway.app.pid],
+      worker: [worker.pid],
+      model: await modelProcesses(worker),
+      redis: [rig.redisPid],
+    };
+    return { url: gateway.url, key, processes, stop: () => rig.close() };
   },
 };
 
@@ -80,6 +96,7 @@ export const fastApi = (workers: number): Target => ({
     return {
       url,
       key: 'your-secret-key',
+      processes: {},
       stop: async () => {
         child.kill();
         await gone;

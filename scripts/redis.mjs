@@ -3,7 +3,7 @@ import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { accessSync, constants, mkdirSync, readFileSync, readlinkSync, realpathSync } from 'node:fs';
 import { createConnection, createServer } from 'node:net';
-import { delimiter, join } from 'node:path';
+import { delimiter, join, resolve } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { run, SetupError, say } from './setup.mjs';
@@ -11,6 +11,8 @@ import { run, SetupError, say } from './setup.mjs';
 const SERVERS = ['redis-server', 'valkey-server'];
 const START_TIMEOUT_MS = 20_000;
 const STOP_TIMEOUT_MS = 10_000;
+/** Linux allows 107 bytes, macOS 103. */
+const MAX_SOCKET_PATH_BYTES = 103;
 
 /** Commands to install a server, by the program that they need. `env` prevents the package from starting its service. */
 const INSTALLERS = [
@@ -167,13 +169,16 @@ function serverInfo(port) {
  * @param {(child: import('node:child_process').ChildProcess) => void} [onSpawn] receives each process as soon as it is
  *   started; a process that does not answer is killed
  * @param {number} [port] its earlier port; a free one if not given
- * @returns {Promise<{url: string, port: number, child: import('node:child_process').ChildProcess}>} once it has loaded
- *   its data, however long that takes
+ * @returns {Promise<{url: string, socketUrl: string, port: number, child: import('node:child_process').ChildProcess}>}
+ *   once it has loaded its data, however long that takes; `socketUrl` is that of its Unix socket, which is faster, or the
+ *   same as `url` if the path is too long for a socket
  */
 export async function startRedis(folder, onSpawn = () => {}, port) {
   const server = ensureRedisServer();
   mkdirSync(folder, { recursive: true, mode: 0o700 });
   await endEarlier(folder);
+  const socket = resolve(folder, 'redis.sock');
+  const hasSocket = Buffer.byteLength(socket) <= MAX_SOCKET_PATH_BYTES;
   const until = Date.now() + START_TIMEOUT_MS;
   while (Date.now() < until) {
     const usedPort = port ?? (await freePort());
@@ -186,6 +191,7 @@ export async function startRedis(folder, onSpawn = () => {}, port) {
       'maxmemory-policy': 'noeviction',
       pidfile: join(folder, 'redis.pid'),
       logfile: join(folder, 'redis.log'),
+      ...(hasSocket ? { unixsocket: socket, unixsocketperm: '700' } : {}),
     };
     const args = Object.entries(settings).flatMap(([name, value]) => [`--${name}`, String(value)]);
     const child = spawn(server, args, { detached: true, stdio: 'ignore' });
@@ -199,8 +205,10 @@ export async function startRedis(folder, onSpawn = () => {}, port) {
       const info = await serverInfo(usedPort);
       // Another server may have taken the port in the meantime.
       if (info?.includes(`process_id:${child.pid}\r\n`)) {
-        if (info.includes('loading:0'))
-          return { url: `redis://127.0.0.1:${usedPort}`, port: usedPort, child };
+        if (info.includes('loading:0')) {
+          const url = `redis://127.0.0.1:${usedPort}`;
+          return { url, socketUrl: hasSocket ? `unix://${encodeURI(socket)}` : url, port: usedPort, child };
+        }
         if (!loading) say('Redis is loading its data');
         loading = true;
       }

@@ -232,7 +232,12 @@ test('a message with which too many workers have died fails', async () => {
   const queue = queueOf();
   const item = { id: 'one', input: 'fine', parameters: {}, deadlineMs: Date.now() + 60_000 };
   worker.child.kill('SIGSTOP');
-  const message = await queue.add('items', { v: MESSAGE_VERSION, gatewayId: 'none', items: [item] });
+  const message = await queue.add('items', {
+    v: MESSAGE_VERSION,
+    gatewayId: 'none',
+    unansweredRows: 1,
+    items: [item],
+  });
   await rig.redis.hset(
     `{sluice}:${queueName(bundledSpec, 'interactive')}:${message.id}`,
     'defa',

@@ -166,6 +166,11 @@ export class Rig {
     return this.#redis.url;
   }
 
+  /** Of its Unix socket, as `npm start` uses it. */
+  get redisSocketUrl(): string {
+    return this.#redis.socketUrl;
+  }
+
   get redisPid(): number {
     const { pid } = this.#redis.child;
     if (pid === undefined) throw new Error('Redis was not started');
@@ -197,7 +202,7 @@ export class Rig {
 
   get env(): Env {
     return {
-      REDIS_URL: this.redisUrl,
+      REDIS_URL: this.redisSocketUrl,
       PORT: '0',
       ADMIN_PORT: '0',
       WORKER_ADMIN_PORT: '0',

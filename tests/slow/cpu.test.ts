@@ -52,7 +52,7 @@ async function outputsOf(spec: ModelSpec, emulator: string[], flags: ReadonlySet
     for (let i = 0; i < sentences.length; i += MICRO_BATCH) {
       const inputs = sentences.slice(i, i + MICRO_BATCH);
       const rows = inputs.flatMap((input) => task.rows(input, parameters, facts));
-      const results = await model.run({ rows, parameters: task.runParameters(parameters) }, BUDGET_MS);
+      const { results } = await model.run({ rows, parameters: task.runParameters(parameters) }, BUDGET_MS);
       outputs.push(
         ...results.map(({ raw }, j) => task.combine([task.raw.parse(raw)], inputs[j], parameters, facts)),
       );

@@ -11,6 +11,7 @@ import {
   type ModelSpec,
   maxChunksInFlight,
   RedisClock,
+  reportsOf,
   requireServer,
   type Settings,
   StartError,
@@ -118,6 +119,10 @@ export async function startWorker(
       }),
       replies: new Replies(redis),
       maxInFlight: (modelId: string) => maxChunksInFlight(heartbeats.workers, modelId),
+      fleetProcesses: ({ id, hash }: ModelSpec) =>
+        reportsOf(heartbeats.workers, id)
+          .filter((report) => report.hash === hash)
+          .reduce((sum, { processes }) => sum + processes, 0),
       onBroken,
       entry,
       signal,

@@ -24,3 +24,4 @@ export * from './redis/connection.js';
 export * from './redis/errors.js';
 export * from './redis/names.js';
 export * from './redis/server.js';
+export * from './tokens/words.js';

@@ -29,6 +29,13 @@ function redactKeys(text: string): string {
   return text.replace(/\b(sk_[0-9a-f]{12}_)[A-Za-z0-9_-]{32}/g, '$1***');
 }
 
+/** Lines are written together: a write costs about as much as making the line. */
+const BUFFER_BYTES = 4_096;
+/** Lines wait at most this long, in milliseconds. Warnings and errors do not wait, and nothing does when the process exits. */
+const FLUSH_EVERY_MS = 100;
+/** `warn`, as pino numbers levels. */
+const WARN = 40;
+
 /**
  * A logger to standard output that removes keys and URL credentials.
  * @param name of the process, part of every line
@@ -37,17 +44,25 @@ export function createLog(
   name: string,
   { LOG_LEVEL, LOG_FORMAT }: { LOG_LEVEL: string; LOG_FORMAT: 'json' | 'pretty' },
 ): Log {
-  const destination: DestinationStream =
+  const buffered = () =>
+    pino.destination({ dest: 1, sync: false, minLength: BUFFER_BYTES, periodicFlush: FLUSH_EVERY_MS });
+  const destination: DestinationStream & { flushSync?: () => void } =
     LOG_FORMAT === 'pretty'
       ? pretty({ sync: true, ignore: 'pid,hostname', translateTime: 'SYS:HH:MM:ss.l', singleLine: true })
-      : pino.destination({ dest: 1, sync: true });
+      : buffered();
   return pino(
     {
       name,
       level: LOG_LEVEL,
       redact: { paths: secrets, censor: '***' },
       // Applies to the whole line: a caller may put its key into a path, for example.
-      hooks: { streamWrite: (line) => redactKeys(redactUrls(line)) },
+      hooks: {
+        streamWrite: (line) => redactKeys(redactUrls(line)),
+        logMethod(args, method, level) {
+          method.apply(this, args);
+          if (level >= WARN) destination.flushSync?.();
+        },
+      },
       serializers: {
         // No other fields: ioredis adds the failed command with its arguments.
         err: (error: unknown) => {

@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto';
+import { setTimeout as delay } from 'node:timers/promises';
 import {
   CHUNK_ITEMS,
   CHUNK_ROWS,
@@ -18,13 +19,25 @@ import type { Redis } from 'ioredis';
 import { ClientClosedRequest, fromRedis, Problem } from '../http/problem.js';
 import type { ReplyReader } from './replyReader.js';
 
+/** Maximum number of items per message. */
+const ITEMS_PER_MESSAGE: Readonly<Record<Lane, number>> = { interactive: 16, bulk: CHUNK_ITEMS };
 /**
- * Maximum number of items per message. In the interactive lane it is low so that workers share a burst evenly; under load
- * it is about three.
+ * While the workers have work for some time, an interactive message waits for more items: for this share of that time, and
+ * at most this long, in milliseconds. Each message costs Redis about 40 commands.
  */
-const ITEMS_PER_MESSAGE: Readonly<Record<Lane, number>> = { interactive: 4, bulk: CHUNK_ITEMS };
+const PAUSE_SHARE = 0.1;
+const MAX_PAUSE_MS = 5;
 /** Maximum number of rows per message; a single item may have more. */
 const ROWS_PER_MESSAGE = CHUNK_ROWS;
+
+/** What the live workers of a model can do, all together. */
+export interface Capacity {
+  processes: number;
+  /** 0 without a worker. */
+  rowsPerSecond: number;
+  /** Whether rows may run together. Otherwise each message carries one item, so that any worker is free to take it. */
+  batching: boolean;
+}
 
 interface DispatcherOptions {
   redis: Redis;
@@ -36,8 +49,10 @@ interface DispatcherOptions {
   clock: RedisClock;
   /** Names the stream that replies are sent to. */
   gatewayId: string;
-  /** Whether a message may carry several items. */
-  mayShareMessages: () => boolean;
+  /** What the live workers can do, all together. */
+  capacity: () => Capacity;
+  /** Unanswered rows of all gateways in this lane. */
+  unansweredRows: () => number;
   log: Log;
 }
 
@@ -81,8 +96,9 @@ interface SentMessage {
 /**
  * Puts items into a queue of a model and waits for their replies.
  *
- * Items that arrive while a message is being added share the next one. So a single item is sent at once, and under load
- * a BullMQ message, which costs Redis 40 commands, carries several. Each item keeps its own deadline, reply and abort.
+ * Items that arrive while a message is being added share the next one, and while the workers have work ahead, a message waits
+ * a few milliseconds for others. So a single item is sent at once, and under load a message carries several. Each item keeps
+ * its own deadline, reply and abort.
  */
 export class Dispatcher {
   #options: DispatcherOptions;
@@ -160,6 +176,8 @@ export class Dispatcher {
     if (this.#adding) return;
     this.#adding = true;
     while (this.#pending.length > 0) {
+      const pauseMs = this.#pauseMs();
+      if (pauseMs >= 1) await delay(pauseMs);
       const pending = this.#pending;
       this.#pending = [];
       try {
@@ -170,6 +188,14 @@ export class Dispatcher {
       }
     }
     this.#adding = false;
+  }
+
+  /** How long a message should wait for more items. */
+  #pauseMs(): number {
+    const { lane, capacity, unansweredRows } = this.#options;
+    const { rowsPerSecond, batching } = capacity();
+    if (lane === 'bulk' || !batching || rowsPerSecond === 0) return 0;
+    return Math.min(MAX_PAUSE_MS, (PAUSE_SHARE * 1000 * unansweredRows()) / rowsPerSecond);
   }
 
   async #add(pending: readonly Unanswered[]): Promise<void> {
@@ -206,10 +232,13 @@ export class Dispatcher {
     }
   }
 
-  /** Divides items into messages. */
+  /** Divides items into messages. Those of a burst to idle workers are spread over all model processes. */
   #divide(pending: readonly Unanswered[]): Unanswered[][] {
-    const { lane, mayShareMessages } = this.#options;
-    const size = mayShareMessages() ? ITEMS_PER_MESSAGE[lane] : 1;
+    const { lane, capacity } = this.#options;
+    const { processes, batching } = capacity();
+    const isBurst = lane === 'interactive' && pending.length === this.#unanswered.size;
+    const most = batching ? ITEMS_PER_MESSAGE[lane] : 1;
+    const size = isBurst ? Math.min(most, Math.ceil(pending.length / Math.max(1, processes))) : most;
     const messages: Unanswered[][] = [];
     let rows = 0;
     for (const unanswered of pending) {
@@ -226,7 +255,8 @@ export class Dispatcher {
   }
 
   #messageWith(items: Item[]): InteractiveMessage {
-    return { v: MESSAGE_VERSION, gatewayId: this.#options.gatewayId, items };
+    const { gatewayId, unansweredRows } = this.#options;
+    return { v: MESSAGE_VERSION, gatewayId, unansweredRows: unansweredRows(), items };
   }
 
   /**

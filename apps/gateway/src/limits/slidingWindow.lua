@@ -31,66 +31,114 @@ local isRefund = ARGV[3] == 'refund'
 local count = (#ARGV - 3) / 5
 local marker = KEYS[count + 1]
 local isRepeated = marker and not redis.call('SET', marker, '1', 'NX', 'PX', 60000)
--- Usually the oldest or the latest pair is enough. Otherwise the list is read in pieces of this many pairs.
-local PIECE = 100
+-- Pairs are read in pieces. The first one is short, because usually the two oldest pairs are enough.
+local FIRST_PIECE, PIECE = 2, 100
 
 local function text(number) return string.format('%d', number) end
 
--- Removes entries that have left the window. Returns the number of slots still taken.
-local function prune(key, horizon)
-  local taken = tonumber(redis.call('LINDEX', key, 0) or '0')
-  local gone, piece = 0, 1
+-- Reads a window: `taken`, the slots still taken; `gone`, how many numbers at the head of the list belong to pairs that
+-- have left the window; `oldest`, the first pairs that have not; `hasMore`, whether the list may have others; and
+-- `latest`, the last pair, nil if there is none. Writes nothing.
+local function read(window)
+  local entries = redis.call('LRANGE', window.key, 0, 2 * FIRST_PIECE)
+  local piece, i = FIRST_PIECE, 1
+  window.taken = tonumber(table.remove(entries, 1) or '0')
+  window.gone = 0
   while true do
-    local entries = redis.call('LRANGE', key, 1 + gone, gone + 2 * piece)
-    local i = 1
-    while entries[i] and tonumber(entries[i]) <= horizon do
-      taken = taken - tonumber(entries[i + 1])
+    i = 1
+    while entries[i] and tonumber(entries[i]) <= now - window.length do
+      window.taken = window.taken - tonumber(entries[i + 1])
       i = i + 2
     end
-    gone = gone + i - 1
+    window.gone = window.gone + i - 1
     if i <= 2 * piece then break end
     piece = PIECE
+    entries = redis.call('LRANGE', window.key, 1 + window.gone, window.gone + 2 * piece)
   end
-  if gone > 0 then
-    redis.call('LPOP', key, 1 + gone)
-    if taken > 0 then redis.call('LPUSH', key, text(taken)) end
+  window.oldest = {}
+  for j = i, #entries do window.oldest[#window.oldest + 1] = entries[j] end
+  window.hasMore = #entries == 2 * piece
+  if window.hasMore then
+    window.latest = redis.call('LRANGE', window.key, -2, -1)
+  elseif #window.oldest > 0 then
+    window.latest = { entries[#entries - 1], entries[#entries] }
   end
-  return taken
 end
 
--- If the clock was set back, there are entries in the future. They become requests of now, so their slots become free
--- late, never early. Removes these entries and returns their count.
-local function takeFuture(key)
-  local count = 0
-  while redis.call('LLEN', key) >= 3 and tonumber(redis.call('LINDEX', key, -2)) > now do
-    count = count + tonumber(redis.call('RPOP', key, 2)[1])
-  end
-  return count
-end
-
--- Adds `count` requests of now. The caller updates the number at the head.
-local function add(key, count, size)
-  local latest = redis.call('LRANGE', key, -2, -1)
-  if redis.call('LLEN', key) >= 3 and math.floor(tonumber(latest[1]) / size) == math.floor(now / size) then
-    redis.call('LSET', key, -2, text(now))
-    redis.call('LSET', key, -1, text(tonumber(latest[2]) + count))
+-- Removes the pairs that have left the window.
+local function prune(window)
+  if window.gone == 0 then return end
+  if window.taken == 0 then
+    redis.call('DEL', window.key)
   else
-    if #latest == 0 then redis.call('RPUSH', key, '0') end
-    redis.call('RPUSH', key, text(now), text(count))
+    -- The last number of these pairs stays, and becomes the head.
+    redis.call('LPOP', window.key, window.gone)
+    redis.call('LSET', window.key, 0, text(window.taken))
+  end
+  window.gone = 0
+end
+
+-- Adds `count` slots of now after the latest pair. The caller updates the number at the head.
+-- The list lives a quarter of the window longer than its pairs, so its expiry is set once in each quarter.
+local function add(window, count)
+  local at = window.latest and tonumber(window.latest[1])
+  if at and math.floor(at / window.size) == math.floor(now / window.size) then
+    redis.call('LSET', window.key, -2, text(now))
+    redis.call('LSET', window.key, -1, text(tonumber(window.latest[2]) + count))
+  elseif at then
+    redis.call('RPUSH', window.key, text(now), text(count))
+  else
+    redis.call('RPUSH', window.key, '0', text(now), text(count))
+  end
+  local quarter = window.length / 4
+  if not at or math.floor(at / quarter) ~= math.floor(now / quarter) then
+    redis.call('PEXPIRE', window.key, math.ceil((window.length + quarter + window.size) / 1000))
   end
 end
 
--- Returns slots of a tick, if the tick is still in the list. Returns the number of slots still taken.
-local function refund(key, tick, size, taken, slots)
+-- Reads the oldest pairs again after a change to a list that may have been read whole.
+local function readAgain(window)
+  if not window.hasMore then window.oldest = redis.call('LRANGE', window.key, 1, 2 * FIRST_PIECE) end
+end
+
+-- If the clock was set back, there are pairs in the future. They become slots of now, so they become free late, never
+-- early.
+local function moveFuture(window)
+  if not window.latest or tonumber(window.latest[1]) <= now then return end
+  prune(window)
+  local count = 0
+  while redis.call('LLEN', window.key) >= 3 and tonumber(redis.call('LINDEX', window.key, -2)) > now do
+    count = count + tonumber(redis.call('RPOP', window.key, 2)[1])
+  end
+  local latest = redis.call('LRANGE', window.key, -2, -1)
+  if #latest < 2 then redis.call('DEL', window.key) end
+  window.latest = latest[2] and latest
+  add(window, count)
+  redis.call('LSET', window.key, 0, text(window.taken))
+  read(window)
+end
+
+local function take(window)
+  prune(window)
+  add(window, window.slots)
+  window.taken = window.taken + window.slots
+  redis.call('LSET', window.key, 0, text(window.taken))
+  readAgain(window)
+end
+
+-- Returns slots of a tick, if the tick is still in the list.
+local function refund(window)
+  prune(window)
+  local key, slots = window.key, window.slots
   local last = redis.call('LLEN', key) - 1
   local piece = 1
   while last >= 2 do
     local first = math.max(1, last - 2 * piece + 1)
     local entries = redis.call('LRANGE', key, first, last)
     for i = #entries - 1, 1, -2 do
-      local entryTick = math.floor(tonumber(entries[i]) / size)
-      if entryTick < tick then return taken end
-      if entryTick == tick then
+      local entryTick = math.floor(tonumber(entries[i]) / window.size)
+      if entryTick < window.tick then return end
+      if entryTick == window.tick then
         local at, count = first + i - 1, tonumber(entries[i + 1]) - slots
         if count > 0 then
           redis.call('LSET', key, at + 1, text(count))
@@ -99,70 +147,64 @@ local function refund(key, tick, size, taken, slots)
           redis.call('LSET', key, at + 1, 'x')
           redis.call('LREM', key, 2, 'x')
         end
-        if taken > slots then redis.call('LSET', key, 0, text(taken - slots)) else redis.call('DEL', key) end
-        return math.max(0, taken - slots)
+        window.taken = math.max(0, window.taken - slots)
+        if window.taken > 0 then redis.call('LSET', key, 0, text(window.taken)) else redis.call('DEL', key) end
+        window.hasMore = false
+        readAgain(window)
+        return
       end
     end
     last = first - 1
     piece = PIECE
   end
-  return taken
 end
 
 -- µs until `wanted` slots are free. If they are, µs until the oldest becomes free; 0 when all are free.
-local function untilFree(key, taken, limit, length, wanted)
-  local needed = math.max(1, taken - limit + wanted)
-  local from, piece = 1, 1
-  while true do
-    local entries = redis.call('LRANGE', key, from, from + 2 * piece - 1)
-    if #entries == 0 then return 0 end
+local function untilFree(window, wanted)
+  local needed = math.max(1, window.taken - window.limit + wanted)
+  local entries, from = window.oldest, 1 + window.gone + #window.oldest
+  while #entries > 0 do
     for i = 1, #entries, 2 do
       needed = needed - tonumber(entries[i + 1])
-      if needed <= 0 then return tonumber(entries[i]) + length - now end
+      if needed <= 0 then return tonumber(entries[i]) + window.length - now end
     end
-    from = from + 2 * piece
-    piece = PIECE
+    entries = redis.call('LRANGE', window.key, from, from + 2 * PIECE - 1)
+    from = from + 2 * PIECE
   end
+  return 0
 end
 
 local windows, allowed = {}, true
 for i = 1, count do
-  local key = KEYS[i]
   local at = 4 + (i - 1) * 5
   local window = {
+    key = KEYS[i],
     limit = tonumber(ARGV[at]),
     length = tonumber(ARGV[at + 1]) * 1000,
     size = tonumber(ARGV[at + 2]) * 1000,
     slots = isRepeated and 0 or tonumber(ARGV[at + 3]),
-    entry = tonumber(ARGV[at + 4]),
+    tick = tonumber(ARGV[at + 4]),
   }
-  window.ttl = math.ceil((window.length + window.size) / 1000)
-  window.taken = prune(key, now - window.length)
-  local future = takeFuture(key)
-  if future > 0 then
-    add(key, future, window.size)
-    redis.call('PEXPIRE', key, window.ttl)
-  end
+  read(window)
+  moveFuture(window)
+  -- A refusal writes nothing, unless it would read many pairs again.
+  if window.gone > 2 * PIECE then prune(window) end
   if not isRefund and window.slots > 0 and window.taken + window.slots > window.limit then allowed = false end
   windows[i] = window
 end
 
 local result = { allowed and 1 or 0 }
-for i = 1, count do
-  local key, window = KEYS[i], windows[i]
+for _, window in ipairs(windows) do
   local wanted = 1
-  if not isRefund and window.slots > 0 and allowed then
-    add(key, window.slots, window.size)
-    window.taken = window.taken + window.slots
-    redis.call('LSET', key, 0, text(window.taken))
-    redis.call('PEXPIRE', key, window.ttl)
-  elseif isRefund and window.slots > 0 and window.entry then
-    window.taken = refund(key, window.entry, window.size, window.taken, window.slots)
-  elseif not isRefund then
+  if isRefund then
+    if window.slots > 0 and window.tick then refund(window) end
+  elseif window.slots > 0 and allowed then
+    take(window)
+  else
     wanted = math.max(1, window.slots)
   end
   result[#result + 1] = window.taken
-  result[#result + 1] = math.ceil(untilFree(key, window.taken, window.limit, window.length, wanted) / 1000)
+  result[#result + 1] = math.ceil(untilFree(window, wanted) / 1000)
   result[#result + 1] = text(math.floor(now / window.size))
 end
 return result

@@ -126,7 +126,8 @@ test('memory is bounded whatever the limit', async () => {
   // One window later these entries are gone.
   await take(limiter, key, MINUTE + 2_000);
   expect(await rig.redis.llen(`{test}:limit:${key}:1`)).toBe(3);
-  expect(await rig.redis.pttl(`{test}:limit:${key}:1`)).toBeLessThanOrEqual(1_001);
+  // The window, a quarter of it, and a tick.
+  expect(await rig.redis.pttl(`{test}:limit:${key}:1`)).toBeLessThanOrEqual(1_251);
 });
 
 test('if the clock is set back, a slot becomes free late, never early, and not later than one window', async () => {

@@ -17,7 +17,7 @@ import { Queue } from 'bullmq';
 import type { Redis } from 'ioredis';
 import { Admission } from '../admission/admission.js';
 import type { Storage } from '../admission/storage.js';
-import { Dispatcher } from '../dispatch/dispatcher.js';
+import { type Capacity, Dispatcher } from '../dispatch/dispatcher.js';
 import type { ReplyReader } from '../dispatch/replyReader.js';
 import { fromRedis, Problem } from '../http/problem.js';
 import { Fleet } from './fleet.js';
@@ -202,11 +202,11 @@ function createEntry(
       replies,
       clock,
       gatewayId,
-      // Rows that run one by one may take long, so each message should be free to go to another worker.
-      mayShareMessages: () => reports().every(({ batching }) => batching),
+      capacity: () => capacityOf(reports()),
+      unansweredRows: () => admission.unansweredRows,
       log,
     });
-    const admission = new Admission({
+    const admission: Admission = new Admission({
       redis,
       clock,
       gatewayId,
@@ -242,6 +242,12 @@ function createEntry(
     },
   };
 }
+
+const capacityOf = (reports: readonly ServedModelReport[]): Capacity => ({
+  processes: reports.reduce((sum, { processes }) => sum + processes, 0),
+  rowsPerSecond: reports.reduce((sum, report) => sum + report.rowsPerSecond, 0),
+  batching: reports.every(({ batching }) => batching),
+});
 
 const queueOptionsOf = (redis: Redis) => ({
   connection: redis,

@@ -1,7 +1,7 @@
 import { setImmediate } from 'node:timers/promises';
+import { dividesIntoWords, WordCache, wordsOf } from '@sluice/shared';
 import type { Row } from '@sluice/tasks';
 import { Tokenizer } from 'tokenizers';
-import { z } from 'zod';
 
 /** A token of a text. */
 export interface Token {
@@ -14,33 +14,18 @@ export interface Token {
   stop: number | null;
 }
 
-/** What decides whether words can be counted one by one. */
-const fileSchema = z.object({
-  model: z.object({ type: z.string().nullish() }),
-  normalizer: z.object({ type: z.string() }).nullish(),
-  pre_tokenizer: z.object({ type: z.string() }).nullish(),
-  added_tokens: z.array(z.object({ content: z.string() })).nullish(),
-});
-
-/** Words in the cache. */
-const MAX_WORDS = 50_000;
 /** Texts that are counted before other requests go on. */
 const TEXTS_AT_ONCE = 32;
-/** Longer words are not cached: they rarely occur again. */
-const MAX_WORD_CHARS = 32;
 
 /**
  * The tokenizer of a model, to count and show tokens as the model reads them.
  *
- * With BERT's normalizer and pre-tokenizer the tokens of a text are those of its words, so the counts of words are cached.
- * Words are divided at spaces, tabs and line feeds alone: other white space may be removed first, which joins the text on
- * both sides into one word. Tokenizers of other kinds (byte-level BPE, Unigram) count the whole text,
- * since a token may reach across a space.
+ * If the tokens of a text are those of its words, the counts of words are cached; otherwise the whole text is counted.
  */
 export class ModelTokenizer {
   #tokenizer: Tokenizer;
   /** Tokens of each word; undefined if the tokenizer does not divide texts into words. */
-  #words: Map<string, number> | undefined;
+  #words: WordCache | undefined;
   /** Special tokens of a text, and of a pair. */
   #special: Promise<{ single: number; pair: number }>;
 
@@ -49,18 +34,7 @@ export class ModelTokenizer {
     this.#tokenizer = Tokenizer.fromString(json);
     this.#tokenizer.disablePadding();
     this.#tokenizer.disableTruncation();
-    const {
-      model,
-      normalizer,
-      pre_tokenizer: preTokenizer,
-      added_tokens: added,
-    } = fileSchema.parse(JSON.parse(json));
-    const dividesIntoWords =
-      model.type === 'WordPiece' &&
-      normalizer?.type === 'BertNormalizer' &&
-      preTokenizer?.type === 'BertPreTokenizer' &&
-      (added ?? []).every(({ content }) => !/\s/.test(content));
-    this.#words = dividesIntoWords ? new Map() : undefined;
+    this.#words = dividesIntoWords(JSON.parse(json)) ? new WordCache() : undefined;
     this.#special = Promise.all([this.#tokenizer.encode('', null), this.#tokenizer.encode('', '')]).then(
       ([single, pair]) => ({ single: single.getLength(), pair: pair.getLength() }),
     );
@@ -114,8 +88,8 @@ export class ModelTokenizer {
   }
 
   /** The same from the counts of the words. */
-  async #countWords(texts: readonly string[], cached: Map<string, number>): Promise<number[]> {
-    const words = texts.map((text) => text.split(/[ \t\n]+/).filter((word) => word !== ''));
+  async #countWords(texts: readonly string[], cached: WordCache): Promise<number[]> {
+    const words = texts.map(wordsOf);
     // Other calls may evict words meanwhile, so this one keeps its own counts.
     const counts = new Map<string, number>();
     const missing: string[] = [];
@@ -128,15 +102,8 @@ export class ModelTokenizer {
     const lengths = missing.length > 0 ? await this.#lengths(missing) : await setImmediate([]);
     for (const [i, word] of missing.entries()) {
       counts.set(word, lengths[i] ?? 0);
-      if (word.length <= MAX_WORD_CHARS) cache(cached, word, lengths[i] ?? 0);
+      cached.set(word, lengths[i] ?? 0);
     }
     return words.map((each) => each.reduce((sum, word) => sum + (counts.get(word) ?? 0), 0));
   }
-}
-
-function cache(cached: Map<string, number>, word: string, count: number): void {
-  // The first word of a map is the oldest.
-  if (cached.size >= MAX_WORDS) cached.delete(cached.keys().next().value ?? '');
-  // A copy, since V8 would keep the whole text alive for a part of it.
-  cached.set(Buffer.from(word).toString(), count);
 }

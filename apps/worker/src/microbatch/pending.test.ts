@@ -10,7 +10,7 @@ function poolOf(ran: string[]) {
   const lease: Lease = {
     run: async ({ rows }) => {
       ran.push(rows.map(({ text }) => text).join(' '));
-      return rows.map(() => ({ raw: 0, tokens: 1, truncated: false }));
+      return { results: rows.map(() => ({ raw: 0, tokens: 1, truncated: false })), ms: 1 };
     },
     release: () => {},
   };
@@ -35,6 +35,7 @@ test('the parts of an item with many rows do not hold up items that arrive after
     parameters: { truncation_direction: 'right' },
     group: '',
     part,
+    key: text,
     expired: () => false,
     settle: () => {},
   });

@@ -10,12 +10,25 @@ import type { Throughput } from './throughput.js';
  */
 const MAX_FAILURES_ALONE: Readonly<Record<Lane, number>> = { interactive: 1, bulk: 3 };
 
+/** A micro-batch of a job is sent ahead if no interactive item has arrived for this long, in milliseconds. */
+const QUIET_MS = 1_000;
+
 /** Rows of an item that wait for their first run. */
 export type PendingRows = RunnableRows &
   Sized & {
     /** How many parts of the same item precede these rows. */
     part: number;
+    /** Equal for items with equal rows and run parameters, which have equal results. */
+    key: string;
   };
+
+type MicroBatch = [PendingRows, ...PendingRows[]];
+
+/** The first of each set of equal items, in their order. */
+function firstOfEach(items: readonly PendingRows[]): PendingRows[] {
+  const keys = new Set<string>();
+  return items.filter(({ key }) => !keys.has(key) && keys.add(key));
+}
 
 interface PendingOptions {
   pool: Pool;
@@ -28,8 +41,8 @@ interface PendingOptions {
 }
 
 /**
- * The pending rows of one model. The next micro-batch is chosen when a model process is free, and not before, so that
- * items that arrive in the meantime can join it.
+ * The pending rows of one model. The next micro-batch is chosen when a model process is free, so that items that arrive in
+ * the meantime can join it; under load, while the process runs the one before it.
  */
 export class Pending {
   #items: Record<Lane, PendingRows[]> = { interactive: [], bulk: [] };
@@ -39,6 +52,8 @@ export class Pending {
   #running = false;
   /** Micro-batches since the last one of the bulk lane. */
   #sinceBulk = 0;
+  /** When the latest interactive item arrived. */
+  #interactiveMs = Number.NEGATIVE_INFINITY;
   #options: PendingOptions;
 
   constructor(options: PendingOptions) {
@@ -47,6 +62,7 @@ export class Pending {
 
   /** Adds rows. Part n of an item is queued n micro-batches later, so that other items run in between. */
   add(lane: Lane, rows: PendingRows): void {
+    if (lane === 'interactive') this.#interactiveMs = performance.now();
     const turn = this.#microBatches + rows.part;
     this.#turns.set(rows, turn);
     const items = this.#items[lane];
@@ -60,38 +76,76 @@ export class Pending {
     if (this.#running) return;
     this.#running = true;
     while (this.#items.interactive.length + this.#items.bulk.length > 0) {
-      const lease = await this.#options.pool.acquire({ secondRun: false });
+      const lease = await this.#options.pool.acquire(() => this.#hasWorkAhead());
       this.#dropExpired('interactive');
       this.#dropExpired('bulk');
       const { interactive, bulk } = this.#items;
       const lane = nextLane({ interactive: interactive.length, bulk: bulk.length }, this.#sinceBulk);
-      const microBatch = nextMicroBatch(this.#items[lane], this.#options.limits);
+      const microBatch = nextMicroBatch(firstOfEach(this.#items[lane]), this.#options.limits);
       if (microBatch === undefined) {
         lease.release();
         break;
       }
       this.#sinceBulk = lane === 'bulk' ? 0 : this.#sinceBulk + 1;
       this.#microBatches++;
-      const chosen = new Set(microBatch);
-      this.#items[lane] = this.#items[lane].filter((item) => !chosen.has(item));
-      void this.#run(lane, microBatch, lease);
+      void this.#run(lane, this.#take(lane, microBatch), lease);
     }
     this.#running = false;
   }
 
-  async #run(lane: Lane, items: [PendingRows, ...PendingRows[]], lease: Lease): Promise<void> {
+  /**
+   * Takes items out of the pending ones, with those that are equal to them: they get the same results without a run. If a
+   * run fails, the equal ones are pending again, since each item has its own deadline, retries and error.
+   */
+  #take(lane: Lane, [first, ...others]: MicroBatch): MicroBatch {
+    const chosen = new Map(
+      [first, ...others].map((item) => [item.key, { item, equal: [] as PendingRows[] }]),
+    );
+    this.#items[lane] = this.#items[lane].filter((item) => {
+      const found = chosen.get(item.key);
+      if (found && found.item !== item) found.equal.push(item);
+      return found === undefined;
+    });
+    const withEqual = (item: PendingRows): PendingRows => {
+      const equal = chosen.get(item.key)?.equal ?? [];
+      if (equal.length === 0) return item;
+      return {
+        ...item,
+        settle: (settlement) => {
+          item.settle(settlement);
+          for (const other of equal) {
+            if (settlement.kind === 'ran') other.settle(settlement);
+            else this.add(lane, other);
+          }
+        },
+      };
+    };
+    return [withEqual(first), ...others.map(withEqual)];
+  }
+
+  async #run(lane: Lane, items: MicroBatch, lease: Lease): Promise<void> {
     const { pool, budgetMs, throughput, log } = this.#options;
-    const startedMs = performance.now();
-    const ran = await attempt(items, lease, {
+    const busyMs = await attempt(items, lease, {
       pool,
       budgetMs: (rows, tokens) => budgetMs(lane, rows, tokens),
       maxFailuresAlone: MAX_FAILURES_ALONE[lane],
       log,
     });
-    if (!ran) return;
-    const nowMs = performance.now();
+    if (busyMs === undefined) return;
     const rows = items.reduce((sum, item) => sum + item.rows.length, 0);
-    throughput.record({ lane, rows, busyMs: nowMs - startedMs, nowMs });
+    throughput.record({ lane, rows, busyMs, nowMs: performance.now() });
+  }
+
+  /**
+   * Whether the next micro-batch may be chosen while the present one runs, so that its process does not wait for it: only
+   * if more is pending than one takes, since items that arrive later cannot join it any more. Jobs wait for interactive
+   * items that may arrive.
+   */
+  #hasWorkAhead(): boolean {
+    const { interactive, bulk } = this.#items;
+    const { limits } = this.#options;
+    if (interactive.length > limits.rows) return true;
+    return bulk.length > limits.rows && performance.now() - this.#interactiveMs > QUIET_MS;
   }
 
   #dropExpired(lane: Lane): void {

@@ -1,9 +1,12 @@
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from '@jest/globals';
 import { rootFolder } from '@sluice/shared';
+import { Tokenizer } from 'tokenizers';
 import { createTokenCounter } from './tokenCounter.js';
 
-const count = createTokenCounter(join(rootFolder, 'models/minilm-l6-sst2'), 512);
+const folder = join(rootFolder, 'models/minilm-l6-sst2');
+const count = createTokenCounter(folder, 512);
 const countTokens = (text: string) => count({ text });
 
 test('counts like the tokenizer of the model, with special tokens', () => {
@@ -13,6 +16,18 @@ test('counts like the tokenizer of the model, with special tokens', () => {
   expect(countTokens('unflinchingly')).toBeGreaterThan(3);
   expect(countTokens('好评')).toBe(4);
   expect(count({ text: 'good', pair: 'bad' })).toBe(5);
+});
+
+test('the counts of real sentences, alone and in pairs, are those of the tokenizer that the model uses', async () => {
+  const tokenizer = Tokenizer.fromString(readFileSync(join(folder, 'tokenizer.json'), 'utf8'));
+  tokenizer.disablePadding();
+  tokenizer.disableTruncation();
+  const sentences = readFileSync(join(rootFolder, 'bench/sentences.txt'), 'utf8').trim().split('\n');
+  for (const [i, text] of sentences.entries()) {
+    const pair = sentences[i + 1] ?? 'the end';
+    expect(count({ text })).toBe((await tokenizer.encode(text, null)).getLength());
+    expect(count({ text, pair })).toBe((await tokenizer.encode(text, pair)).getLength());
+  }
 });
 
 test('a row has at most the maximum number of tokens', () => {

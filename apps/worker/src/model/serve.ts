@@ -9,6 +9,8 @@ import type { Load, LoadedModel } from './load.js';
  */
 export function serve(load: Load): void {
   let model: LoadedModel | undefined;
+  /** Runs follow each other: the parent sends the next one while the present one runs. */
+  let runs = Promise.resolve();
   const send = (message: FromProcess, then: () => void = () => {}) => process.send?.(message, then);
 
   async function begin(message: LoadMessage): Promise<void> {
@@ -35,7 +37,8 @@ export function serve(load: Load): void {
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(signal, () => {});
   process.on('message', (received) => {
     const message = toProcessSchema.parse(received);
-    void (message.type === 'load' ? begin(message) : run(message));
+    if (message.type === 'load') void begin(message);
+    else runs = runs.then(() => run(message));
   });
 }
 

@@ -2,7 +2,7 @@ import { type Log, requestIdOf } from '@sluice/shared';
 import type { Row } from '@sluice/tasks';
 import type { Lease, Pool } from './pool.js';
 import type { RowResult, RunRequest } from './protocol.js';
-import { RunError } from './supervisor.js';
+import { RunError, type RunResult } from './supervisor.js';
 
 /** How rows ended: with results, with an error, or dropped before a run because nobody waits for them any more. */
 export type Settlement =
@@ -39,25 +39,26 @@ interface AttemptOptions {
  * Runs a micro-batch with equal run parameters: first together; if that fails, the rows of each item alone; then an error.
  * All retries happen here. An item is blamed only for what happens when it runs alone: a hang gives 408, a crash or
  * refusal gives 500.
- * @returns whether the first run gave results
+ * @returns how long the run together took, in milliseconds; undefined if it gave no results
  */
 export async function attempt(
   items: readonly [RunnableRows, ...RunnableRows[]],
   lease: Lease,
   options: AttemptOptions,
-): Promise<boolean> {
+): Promise<number | undefined> {
   const { log, budgetMs } = options;
   try {
     const rows = items.flatMap((item) => item.rows);
     const tokens = Math.max(...items.map((item) => item.tokens));
-    const results = await lease.run({ rows, parameters: items[0].parameters }, budgetMs(rows.length, tokens));
+    const request = { rows, parameters: items[0].parameters };
+    const { results, ms } = await run(request, budgetMs(rows.length, tokens), lease, options.pool);
     let start = 0;
     for (const item of items) {
       const end = start + item.rows.length;
       settleWith(item, results.slice(start, end));
       start = end;
     }
-    return true;
+    return ms;
   } catch (error) {
     if (!(error instanceof RunError)) throw error;
     log.warn(
@@ -71,7 +72,18 @@ export async function attempt(
     );
     log.debug({ err: error }, 'Micro-batch failed');
     await Promise.all(items.map((item) => attemptAlone(item, options)));
-    return false;
+    return undefined;
+  }
+}
+
+/** Runs rows, again if their process ended in the run before: that says nothing about them. @throws RunError */
+async function run(request: RunRequest, budgetMs: number, lease: Lease, pool: Pool): Promise<RunResult> {
+  for (let current = lease; ; current = await pool.acquireAgain()) {
+    try {
+      return await current.run(request, budgetMs);
+    } catch (error) {
+      if (!(error instanceof RunError) || error.kind !== 'not_started') throw error;
+    }
   }
 }
 
@@ -79,14 +91,15 @@ async function attemptAlone(item: RunnableRows, options: AttemptOptions): Promis
   const { pool, budgetMs, maxFailuresAlone, log } = options;
   const { id, rows, tokens, parameters } = item;
   for (let failures = 1; ; failures++) {
-    const lease = await pool.acquire({ secondRun: true });
+    const lease = await pool.acquireAgain();
     if (item.expired()) {
       lease.release();
       item.settle({ kind: 'expired' });
       return;
     }
     try {
-      settleWith(item, await lease.run({ rows: [...rows], parameters }, budgetMs(rows.length, tokens)));
+      const request = { rows: [...rows], parameters };
+      settleWith(item, (await run(request, budgetMs(rows.length, tokens), lease, pool)).results);
       return;
     } catch (error) {
       if (!(error instanceof RunError)) throw error;

@@ -1,7 +1,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { type Log, ModelError } from '@sluice/shared';
-import type { ModelFacts, RowResult, RunRequest } from './protocol.js';
-import { type ModelProcess, PAUSED_MS } from './supervisor.js';
+import type { ModelFacts, RunRequest } from './protocol.js';
+import { type ModelProcess, PAUSED_MS, type RunResult } from './supervisor.js';
 
 const FIRST_RETRY_MS = 100;
 const LAST_RETRY_MS = 5_000;
@@ -11,7 +11,7 @@ const MAX_FAILED_STARTS = 5;
 /** A model process reserved for one run. */
 export interface Lease {
   /** Runs rows together and returns the process to the pool, also after an error. @throws RunError */
-  run(request: RunRequest, budgetMs: number): Promise<RowResult[]>;
+  run(request: RunRequest, budgetMs: number): Promise<RunResult>;
   /** Returns the process to the pool unused. */
   release(): void;
 }
@@ -26,6 +26,13 @@ interface PoolOptions {
   onBroken: (error: Error) => void;
 }
 
+/** A caller that waits for a process. */
+interface Waiting {
+  /** Whether it accepts a process that is still in another run. */
+  mayBeNext: () => boolean;
+  resolve: (lease: Lease) => void;
+}
+
 /**
  * The model processes of one model. A process that dies is replaced at once.
  *
@@ -38,10 +45,14 @@ export class Pool {
   #processes = new Set<ModelProcess>();
   #idle: ModelProcess[] = [];
   /** Callers that wait for a process. Second runs are served first. */
-  #secondRuns: ((lease: Lease) => void)[] = [];
-  #firstRuns: ((lease: Lease) => void)[] = [];
+  #secondRuns: Waiting[] = [];
+  #firstRuns: Waiting[] = [];
   /** Reasons to keep a spare: runs that have used half of their budget, and second runs. */
   #spareReasons = 0;
+  /** Processes whose run has used half of its budget. */
+  #suspected = new Set<ModelProcess>();
+  /** Processes in a run that are reserved for the next one, until that is sent to them. */
+  #reserved = new Set<ModelProcess>();
   #failedStarts = 0;
   /** Starts that are delayed after a failed one. */
   #delayedStarts = 0;
@@ -96,15 +107,25 @@ export class Pool {
   }
 
   /**
-   * Waits for a free process and reserves it for one run.
-   * @param secondRun is served before first runs
+   * Waits for a free process and reserves it for a first run.
+   * @param mayBeNext whether to reserve a process that is still in another run, if none is free. It is asked now, and
+   *   whenever a run ends
    */
-  acquire({ secondRun }: { secondRun: boolean }): Promise<Lease> {
-    if (secondRun) this.#changeSpareReasons(+1);
+  acquire(mayBeNext: () => boolean): Promise<Lease> {
     return new Promise((resolve) => {
-      (secondRun ? this.#secondRuns : this.#firstRuns).push((lease) =>
-        resolve(secondRun ? this.#withSpare(lease) : lease),
-      );
+      this.#firstRuns.push({ mayBeNext, resolve });
+      this.#serveNext();
+    });
+  }
+
+  /** Waits for a free process, before all first runs, and reserves it for a second run. */
+  acquireAgain(): Promise<Lease> {
+    this.#changeSpareReasons(+1);
+    return new Promise((resolve) => {
+      this.#secondRuns.push({
+        mayBeNext: () => false,
+        resolve: (lease) => resolve(this.#withSpare(lease)),
+      });
       this.#serveNext();
     });
   }
@@ -184,31 +205,48 @@ export class Pool {
       // The process that ran last: its model is still in the cache of its core.
       const process = this.#idle.pop();
       if (process?.mode !== 'ready') continue;
-      (this.#secondRuns.shift() ?? this.#firstRuns.shift())?.(this.#lease(process));
+      (this.#secondRuns.shift() ?? this.#firstRuns.shift())?.resolve(this.#lease(process));
     }
+    // A process that has its next run does not wait for this one between two runs.
+    while (this.#secondRuns.length === 0 && this.#firstRuns[0]?.mayBeNext()) {
+      const process = this.#nextToEnd();
+      if (process === undefined) return;
+      this.#reserved.add(process);
+      this.#firstRuns.shift()?.resolve(this.#lease(process));
+    }
+  }
+
+  /** The process whose run started first, of those that can take another one. */
+  #nextToEnd(): ModelProcess | undefined {
+    return [...this.#processes]
+      .filter((process) => process.takesNext && !this.#reserved.has(process) && !this.#suspected.has(process))
+      .sort((one, other) => (one.runStartedMs ?? 0) - (other.runStartedMs ?? 0))[0];
   }
 
   #lease(process: ModelProcess): Lease {
     const release = () => {
-      if (process.mode !== 'ready') return;
-      this.#idle.push(process);
+      this.#reserved.delete(process);
+      if (process.mode === 'ready' && !this.#idle.includes(process)) this.#idle.push(process);
       this.#serveNext();
       this.#adjust();
     };
     return {
       run: async (request, budgetMs) => {
-        let suspected = false;
-        const dueMs = performance.now() + budgetMs / 2;
-        const timer = setTimeout(() => {
-          // A late timer means that this process was paused, which says nothing about the model process.
-          if (performance.now() - dueMs > PAUSED_MS) return;
-          suspected = true;
-          this.#changeSpareReasons(+1);
-        }, budgetMs / 2);
+        this.#reserved.delete(process);
+        let timer: NodeJS.Timeout | undefined;
+        const onStart = () => {
+          const dueMs = performance.now() + budgetMs / 2;
+          timer = setTimeout(() => {
+            // A late timer means that this process was paused, which says nothing about the model process.
+            if (performance.now() - dueMs > PAUSED_MS) return;
+            this.#suspected.add(process);
+            this.#changeSpareReasons(+1);
+          }, budgetMs / 2);
+        };
         try {
-          return await process.run(request, budgetMs);
+          return await process.run(request, budgetMs, onStart);
         } catch (error) {
-          if (process.mode === 'killed') {
+          if (process.mode === 'killed' && timer) {
             this.#options.log.warn(
               { reason: process.endReason, model_process_pid: process.pid },
               'Model process ended during inference',
@@ -217,7 +255,7 @@ export class Pool {
           throw error;
         } finally {
           clearTimeout(timer);
-          if (suspected) this.#changeSpareReasons(-1);
+          if (this.#suspected.delete(process)) this.#changeSpareReasons(-1);
           release();
         }
       },

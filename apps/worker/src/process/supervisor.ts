@@ -37,12 +37,12 @@ export class RunError extends Error {
   override name = 'RunError';
   /**
    * @param kind `hung`: the run exceeded its budget, and the process was killed. `crashed`: the process died. `refused`:
-   *   the model threw an error; the process lives
+   *   the model threw an error; the process lives. `not_started`: the process ended in the run before this one
    * @param reason what may be logged at any level: it contains nothing of an input
    * @param message the same, or the model's error, which may contain parts of an input
    */
   constructor(
-    readonly kind: 'hung' | 'crashed' | 'refused',
+    readonly kind: 'hung' | 'crashed' | 'refused' | 'not_started',
     readonly reason: string,
     message = reason,
   ) {
@@ -59,11 +59,22 @@ const endOf = (code: number | null, signal: NodeJS.Signals | null) =>
 /** After its channel closes, a process gets this long to exit, because the exit status says why. Then it is killed. */
 const EXIT_MS = 500;
 
+/** Results of the rows of a run, in order. */
+export interface RunResult {
+  results: RowResult[];
+  /** How long the run took, in milliseconds. */
+  ms: number;
+}
+
 interface Run {
   runId: number;
-  resolve: (results: RowResult[]) => void;
+  budgetMs: number;
+  onStart: () => void;
+  resolve: (result: RunResult) => void;
   reject: (error: RunError) => void;
-  timer: NodeJS.Timeout;
+  /** Set when the run starts. */
+  startedMs: number;
+  timer: NodeJS.Timeout | undefined;
 }
 
 /**
@@ -72,8 +83,9 @@ interface Run {
  * *starting*: spawned, loads its model. Leaves to *ready* when the model is loaded, and to *killed* when the load fails,
  *   the process dies or it is silent for too long.
  * *ready*: idle. Leaves to *busy* with `run`, and to *killed* when it dies or by `kill`.
- * *busy*: has one run. Leaves to *ready* with the results or the model's refusal, and to *killed* when the run exceeds
- *   its budget, when the process dies, or by `kill`.
+ * *busy*: has a run, and perhaps the next one, which starts as soon as the first has ended. Leaves to *ready* with the
+ *   results or the model's refusal of its last run, and to *killed* when a run exceeds its budget, when the process dies,
+ *   or by `kill`.
  * *killed*: sent SIGKILL, or dead. Final.
  */
 export class ModelProcess {
@@ -82,6 +94,8 @@ export class ModelProcess {
   #endReason = '';
   #wasKilled = false;
   #run: Run | undefined;
+  /** Sent to the process, which starts it after the present run. */
+  #next: Run | undefined;
   #runs = 0;
   #silenceTimer: NodeJS.Timeout;
   #unloadable: { code: ModelErrorCode; reason: string } | undefined;
@@ -168,21 +182,44 @@ export class ModelProcess {
     return this.#child?.pid;
   }
 
+  /** Whether it has a run and could take the next one. */
+  get takesNext(): boolean {
+    return this.#mode === 'busy' && this.#next === undefined;
+  }
+
+  /** When the present run started, on the monotonic clock of this process; undefined if there is none. */
+  get runStartedMs(): number | undefined {
+    return this.#run?.startedMs;
+  }
+
   /**
-   * Runs rows together. Needs a process that is *ready*; one run at a time.
-   * @param budgetMs after this the process counts as hung and is killed
+   * Runs rows together. Needs a process that is *ready*, or that {@link takesNext}.
+   * @param budgetMs from the start of the run; after this the process counts as hung and is killed
+   * @param onStart called when the run starts: at once, or when the run before it has ended
    * @throws RunError
    */
-  run({ rows, parameters }: RunRequest, budgetMs: number): Promise<RowResult[]> {
-    if (this.#mode !== 'ready') {
-      return Promise.reject(new RunError('crashed', `Model process is ${this.#mode}`));
-    }
-    this.#mode = 'busy';
+  run(
+    { rows, parameters }: RunRequest,
+    budgetMs: number,
+    onStart: () => void = () => {},
+  ): Promise<RunResult> {
+    if (this.#mode !== 'ready' && !this.takesNext)
+      return Promise.reject(new RunError('not_started', `Model process is ${this.#mode}`));
     const runId = ++this.#runs;
     return new Promise((resolve, reject) => {
-      this.#run = { runId, resolve, reject, timer: this.#startTimer(runId, budgetMs) };
+      const run = { runId, budgetMs, onStart, resolve, reject, startedMs: 0, timer: undefined };
+      if (this.#run) this.#next = run;
+      else this.#start(run);
       this.#send({ type: 'run', runId, rows, parameters });
     });
+  }
+
+  #start(run: Run): void {
+    this.#mode = 'busy';
+    this.#run = run;
+    run.startedMs = performance.now();
+    run.timer = this.#startTimer(run.runId, run.budgetMs);
+    run.onStart();
   }
 
   /** Ends the process, even a stopped one. May be called twice. */
@@ -203,8 +240,10 @@ export class ModelProcess {
       }
       // The result may already be in the pipe. setImmediate runs after the next poll phase, which reads it.
       setImmediate(() => {
-        if (this.#run?.runId !== runId) return;
-        this.#finishRun()?.reject(new RunError('hung', `Run took longer than ${budgetMs} ms`));
+        const run = this.#run;
+        if (run?.runId !== runId) return;
+        this.#run = undefined;
+        run.reject(new RunError('hung', `Run took longer than ${budgetMs} ms`));
         this.kill('it hung');
       });
     }, budgetMs);
@@ -236,7 +275,10 @@ export class ModelProcess {
         this.#unloadable = message;
         break;
       case 'result':
-        if (this.#run?.runId === message.runId) this.#finishRun()?.resolve(message.results);
+        if (this.#run?.runId === message.runId) {
+          const { startedMs } = this.#run;
+          this.#finishRun()?.resolve({ results: message.results, ms: performance.now() - startedMs });
+        }
         break;
       case 'refused':
         if (this.#run?.runId !== message.runId) break;
@@ -256,7 +298,11 @@ export class ModelProcess {
     if (run === undefined) return undefined;
     clearTimeout(run.timer);
     this.#run = undefined;
-    if (this.#mode === 'busy') this.#mode = 'ready';
+    if (this.#mode !== 'busy') return run;
+    const next = this.#next;
+    this.#next = undefined;
+    if (next) this.#start(next);
+    else this.#mode = 'ready';
     return run;
   }
 
@@ -266,6 +312,8 @@ export class ModelProcess {
     this.#endReason = reason;
     clearTimeout(this.#silenceTimer);
     this.#finishRun()?.reject(new RunError('crashed', `Model process ended during inference: ${reason}`));
+    this.#next?.reject(new RunError('not_started', `Model process ended before the run: ${reason}`));
+    this.#next = undefined;
     this.#rejectReady(
       this.#unloadable ? new ModelError(this.#unloadable.code, this.#unloadable.reason) : new Error(reason),
     );

@@ -1,4 +1,9 @@
-import { interactiveMessageSchema, malformed, type RedisClock } from '@sluice/shared';
+import {
+  type InteractiveMessage,
+  interactiveMessageSchema,
+  malformed,
+  type RedisClock,
+} from '@sluice/shared';
 import type { PendingRows } from '../microbatch/pending.js';
 import type { RunItem } from './item.js';
 import type { HoldRows } from './reader.js';
@@ -14,6 +19,8 @@ export const INTERACTIVE_QUEUE = {
 };
 
 interface Options {
+  /** Called with each message. */
+  onMessage: (message: InteractiveMessage) => void;
   clock: RedisClock;
   runItem: RunItem;
   add: (rows: PendingRows) => void;
@@ -22,10 +29,11 @@ interface Options {
 }
 
 /** Creates the function that runs the items of an interactive message and sends a reply for each. */
-export function createInteractiveWork({ clock, runItem, add, replies, withdrawals }: Options) {
+export function createInteractiveWork({ onMessage, clock, runItem, add, replies, withdrawals }: Options) {
   return async function work(data: unknown, hold: HoldRows): Promise<void> {
     const parsed = interactiveMessageSchema.safeParse(data);
     if (!parsed.success) throw malformed(parsed.error);
+    onMessage(parsed.data);
     const { gatewayId, items } = parsed.data;
     await Promise.all(
       items.map(async ({ deadlineMs, ...item }) => {

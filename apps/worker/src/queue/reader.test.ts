@@ -18,7 +18,7 @@ test('the reader takes messages while fewer rows than the maximum are held, what
     queueName: 'reader-test',
     lockMs: 30_000,
     maxStalled: 1,
-    maxRows: 8,
+    maxRows: () => 8,
     work: (_data, hold) => {
       hold(5);
       return new Promise((resolve) => finish.push(resolve));

@@ -23,7 +23,7 @@ interface QueueReaderOptions {
   /** How many workers may die with a message before it fails. */
   maxStalled: number;
   /** While this many rows are held, no further message is taken; the last message may exceed it. */
-  maxRows: number;
+  maxRows: () => number;
   /**
    * Processes a message. It must call `hold` before its first `await`, because the next message is taken then.
    * @throws Error for a malformed message, which is moved to failed
@@ -89,7 +89,7 @@ export class QueueReader {
   async #run(): Promise<void> {
     const { maxRows, log } = this.#options;
     while (!this.#closing) {
-      if (this.#heldRows >= maxRows) {
+      if (this.#heldRows >= maxRows()) {
         await new Promise<void>((resolve) => {
           this.#wake = resolve;
         });

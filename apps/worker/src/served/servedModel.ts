@@ -26,6 +26,7 @@ import { ModelProcess } from '../process/supervisor.js';
 import { BULK_QUEUE, createBulkWork } from '../queue/chunkMessages.js';
 import { createInteractiveWork, INTERACTIVE_QUEUE } from '../queue/interactiveMessages.js';
 import { createRunItem, type RunItem } from '../queue/item.js';
+import { Prefetch } from '../queue/prefetch.js';
 import { QueueReader } from '../queue/reader.js';
 import type { Replies } from '../queue/replies.js';
 import type { Withdrawals } from '../queue/withdrawals.js';
@@ -41,8 +42,6 @@ const LOAD_SILENCE_MS = 60_000;
  */
 const RELOAD_SILENCE_MS = 10_000;
 const RELOAD_TIMES = 5;
-/** Micro-batches of interactive items that a worker holds per model process: one that runs, and three to choose from. */
-const MICRO_BATCHES_PER_PROCESS = 4;
 /** Bulk rows that a worker holds per model process: two chunks, enough to find items of similar length. */
 const BULK_ROWS_PER_PROCESS = 64;
 /**
@@ -65,6 +64,8 @@ interface Services {
   replies: Replies;
   /** How many chunks of one caller may be in flight for a model. */
   maxInFlight: (modelId: string) => number;
+  /** Model processes of all live workers that serve a model as this one does. */
+  fleetProcesses: (spec: ModelSpec) => number;
   /** Called when the processes of a model end again and again. */
   onBroken: (spec: ModelSpec) => void;
   /** Entry file of the model processes. */
@@ -193,13 +194,21 @@ function createReaders(
   maxRows: number,
   runItem: RunItem,
   pending: Pending,
-  { redis, withdrawals, clock, ledger, replies, maxInFlight, log }: Services,
+  { redis, withdrawals, clock, ledger, replies, maxInFlight, fleetProcesses, log }: Services,
 ): readonly QueueReader[] {
   withdrawals.subscribe(spec.id);
   const bulkQueue = new Queue<ChunkMessage>(queueName(spec, 'bulk'), { connection: redis, prefix: PREFIX });
   bulkQueue.on('error', (err) => log.debug({ err }, 'Queue error'));
+  const prefetch = new Prefetch({
+    processes: spec.processes,
+    microBatchRows: maxRows,
+    fleetProcesses: () => fleetProcesses(spec),
+  });
   const interactiveWork = (lane: 'interactive' | 'bulk') =>
     createInteractiveWork({
+      onMessage: ({ unansweredRows }) => {
+        if (lane === 'interactive') prefetch.record(unansweredRows);
+      },
       clock,
       runItem,
       add: (rows) => pending.add(lane, rows),
@@ -211,7 +220,7 @@ function createReaders(
       ...INTERACTIVE_QUEUE,
       redis,
       queueName: queueName(spec, 'interactive'),
-      maxRows: MICRO_BATCHES_PER_PROCESS * spec.processes * maxRows,
+      maxRows: () => prefetch.maxRows,
       work: interactiveWork('interactive'),
       log,
     }),
@@ -219,7 +228,7 @@ function createReaders(
       ...BULK_QUEUE,
       redis,
       queueName: bulkQueue.name,
-      maxRows: BULK_ROWS_PER_PROCESS * spec.processes,
+      maxRows: () => BULK_ROWS_PER_PROCESS * spec.processes,
       work: createBulkWork({
         interactiveWork: interactiveWork('bulk'),
         ledger,

@@ -67,20 +67,26 @@ const redisUrl = () =>
       error: 'a special character in the user name or password; write it percent-encoded, such as %2F for /',
       abort: true,
     })
-    .pipe(url('redis', 'rediss'))
+    .pipe(url('redis', 'rediss', 'unix'))
     .refine((text) => [new URL(text).username, new URL(text).password].every(isPercentEncoded), {
       error: 'a % in the user name or password that encodes nothing; write %25 for %',
       abort: true,
     })
-    .refine((text) => /^(\/\d*)?$/.test(new URL(text).pathname), {
-      error: 'the path is not a database number such as /0',
-      abort: true,
-    })
-    .refine(
-      // ioredis would take any option from there, also the password and the database.
-      (text) => [...new URL(text).searchParams.keys()].every((name) => name === 'family'),
-      'an option after "?" that is not "family"; the password and the database have their places before it',
-    );
+    .superRefine((text, context) => {
+      const { protocol, host, pathname, searchParams } = new URL(text);
+      const options = [...searchParams.keys()];
+      const refuse = (message: string) => context.addIssue({ code: 'custom', message });
+      if (protocol === 'unix:') {
+        if (host !== '' || pathname === '' || pathname === '/')
+          refuse('not the path of a socket, such as unix:///run/redis/redis.sock');
+        else if (options.some((name) => name !== 'db') || !/^\d*$/.test(searchParams.get('db') ?? ''))
+          refuse('an option after "?" that is not "db" with a number');
+      } else if (!/^(\/\d*)?$/.test(pathname)) refuse('the path is not a database number such as /0');
+      else if (options.some((name) => name !== 'family'))
+        refuse(
+          'an option after "?" that is not "family"; the password and the database have their places before it',
+        );
+    });
 
 /** A comma-separated list; empty when unset. */
 const list = (entry: z.ZodType<string, string>) =>

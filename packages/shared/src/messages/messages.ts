@@ -40,6 +40,8 @@ export const interactiveMessageSchema = z.object({
   v: version,
   /** The gateway whose stream receives the replies. */
   gatewayId: z.string().min(1),
+  /** Unanswered rows of the model's lane at all gateways, so that workers share them. */
+  unansweredRows: z.int().min(0),
   items: z.array(itemSchema).min(1),
 });
 export type InteractiveMessage = z.infer<typeof interactiveMessageSchema>;

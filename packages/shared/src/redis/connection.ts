@@ -47,6 +47,44 @@ const roles = {
 
 export type RedisRole = keyof typeof roles;
 
+/**
+ * A connection that sends the commands of one turn of the event loop in one write: each write is a system call here and
+ * another one in Redis. The commands stay separate, so each has its own answer or error.
+ */
+class TurnRedis extends Redis {
+  override sendCommand(...args: Parameters<Redis['sendCommand']>): unknown {
+    const { stream } = this;
+    if (stream && stream.writableCorked === 0) {
+      stream.cork();
+      setImmediate(() => stream.uncork());
+    }
+    return super.sendCommand(...args);
+  }
+}
+
+/** Without the option that changes the types of replies. */
+type Options = Omit<RedisOptions, 'replyMapping'>;
+
+/** Where a URL leads, in the options of ioredis, which knows no URL of a Unix socket. */
+function serverOf(url: string): Options {
+  const { protocol, hostname, port, pathname, username, password, searchParams } = new URL(url);
+  const isSocket = protocol === 'unix:';
+  const family = searchParams.get('family');
+  return {
+    ...(isSocket
+      ? { path: decodeURIComponent(pathname) }
+      : { host: hostname.replace(/^\[|\]$/g, ''), port: Number(port || DEFAULT_PORT) }),
+    ...(username || password
+      ? { username: decodeURIComponent(username), password: decodeURIComponent(password) }
+      : {}),
+    db: Number(isSocket ? searchParams.get('db') : pathname.slice(1)),
+    ...(family === null ? {} : { family: Number(family) }),
+    ...(protocol === 'rediss:' ? { tls: {} } : {}),
+  };
+}
+
+const DEFAULT_PORT = 6379;
+
 /** The connections of this process to one server. */
 class Group {
   readonly connections = new Set<Redis>();
@@ -81,13 +119,14 @@ export const outageOf = (redis: Redis): Outage | undefined => groupOfConnection.
 /**
  * Opens a connection. It reconnects by itself until `disconnect()` or `quit()`, also when its server was demoted: an
  * error such as READONLY renews all connections of this process to the server.
- * @param url `redis://` or `rediss://`
+ * @param url `redis://`, `rediss://` or `unix://`, as the setting `REDIS_URL` accepts it
  * @param role what the connection is for
  * @param log receives two lines per outage: the cause, and the duration
  */
 export function connectRedis(url: string, role: RedisRole, log: Log): Redis {
   const group = groupOf(url);
-  const redis = new Redis(url, {
+  const options: Options = {
+    ...serverOf(url),
     ...roles[role],
     retryStrategy,
     connectionName: `sluice-${role}`,
@@ -98,7 +137,8 @@ export function connectRedis(url: string, role: RedisRole, log: Log): Redis {
       void awaitPrimary();
       return true;
     },
-  });
+  };
+  const redis = new TurnRedis(options);
   /** Whether the server behind the connection refused to be the primary, and no write has succeeded since. */
   let demoted = false;
   const awaitPrimary = async () => {
