@@ -10,7 +10,7 @@ export const root = fileURLToPath(new URL('../', import.meta.url));
  * Flags of Node for the apps. With Node 24's default young generation of 32 MB semi-spaces, a gateway under load grows to
  * 229 MB. With 8 MB it stays at 126 MB and answers as many requests.
  */
-export const NODE_FLAGS = ['--max-semi-space-size=8'];
+export const NODE_FLAGS = ['--max-semi-space-size=16'];
 
 const MIN_NODE = [20, 19];
 

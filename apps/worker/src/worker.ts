@@ -117,7 +117,7 @@ export async function startWorker(
         resultTtlMs: settings.RESULT_TTL_SECONDS * 1000,
         jobTimeoutMs: settings.BATCH_TIMEOUT_SECONDS * 1000,
       }),
-      replies: new Replies(redis),
+      replies: new Replies(redis, log),
       maxInFlight: (modelId: string) => maxChunksInFlight(heartbeats.workers, modelId),
       fleetProcesses: ({ id, hash }: ModelSpec) =>
         reportsOf(heartbeats.workers, id)

@@ -54,28 +54,23 @@ export async function answerItems<Input, Parameters, Output>(
   const { admission, dispatcher } = lanes[lane];
   await admission.requireWorker();
   admission.admit(rows, timeoutMs);
+  const submit = async (item: (typeof items)[number], ended: AbortSignal) =>
+    answerOf(
+      task.output,
+      await dispatcher.submit({ requestId, ...item, parameters, timeoutMs, signal: ended }),
+    );
+  const [first, ...others] = items;
+  if (first && others.length === 0) return [await submit(first, signal)];
   const failed = new AbortController();
   const ended = AbortSignal.any([signal, failed.signal]);
   // Each item listens to it.
   setMaxListeners(0, ended);
   try {
-    return await Promise.all(
-      items.map(async (item) =>
-        answerOf(
-          task.output,
-          await dispatcher.submit({
-            requestId,
-            ...item,
-            parameters,
-            timeoutMs,
-            signal: ended,
-          }),
-        ),
-      ),
-    );
-  } finally {
-    // After an error nobody waits for the other items.
+    return await Promise.all(items.map((item) => submit(item, ended)));
+  } catch (error) {
+    // Nobody waits for the other items.
     failed.abort();
+    throw error;
   }
 }
 

@@ -18,6 +18,7 @@ const TIMEOUTS_MS = { idle: 10_000, total: 60_000 };
 export const LARGE_BODIES = 8;
 /** Maximum nesting depth of JSON; the bodies of the API need 2. */
 const MAX_DEPTH = 32;
+const utf8 = new TextDecoder('utf-8', { fatal: true });
 
 /** A path in a body as a JSON Pointer (RFC 6901). */
 export function pointer(path: readonly PropertyKey[]): string {
@@ -106,7 +107,7 @@ export function checkContentEncoding(request: Request): void {
 export function parseJson(bytes: Buffer, where = 'The body'): unknown {
   let text: string;
   try {
-    text = new TextDecoder('utf-8', { fatal: true }).decode(bytes);
+    text = utf8.decode(bytes);
   } catch (cause) {
     throw new Problem('invalid_encoding', { detail: `${where} is not valid UTF-8`, cause });
   }

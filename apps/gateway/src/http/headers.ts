@@ -1,3 +1,5 @@
+import { IncomingMessage, ServerResponse } from 'node:http';
+import { Socket } from 'node:net';
 import cors from 'cors';
 import type { RequestHandler } from 'express';
 import helmet from 'helmet';
@@ -10,19 +12,33 @@ const PREFLIGHT_SECONDS = 600;
  * @param secure whether the server speaks HTTPS
  */
 export function securityHeaders(secure: boolean): RequestHandler {
-  return helmet({
-    contentSecurityPolicy: {
-      directives: {
-        'default-src': ["'self'"],
-        'style-src': ["'self'", "'unsafe-inline'"],
-        'font-src': ["'self'", 'data:'],
-        'frame-ancestors': ["'none'"],
-        'upgrade-insecure-requests': null,
+  const fields = fieldsOf(
+    helmet({
+      contentSecurityPolicy: {
+        directives: {
+          'default-src': ["'self'"],
+          'style-src': ["'self'", "'unsafe-inline'"],
+          'font-src': ["'self'", 'data:'],
+          'frame-ancestors': ["'none'"],
+          'upgrade-insecure-requests': null,
+        },
       },
-    },
-    xFrameOptions: { action: 'deny' },
-    strictTransportSecurity: secure && { maxAge: 31_536_000, includeSubDomains: false },
-  });
+      xFrameOptions: { action: 'deny' },
+      strictTransportSecurity: secure && { maxAge: 31_536_000, includeSubDomains: false },
+    }),
+  );
+  return (_request, response, next) => {
+    for (const [name, value] of fields) response.setHeader(name, value);
+    next();
+  };
+}
+
+/** The header fields that a middleware sets, which are the same for all requests. */
+function fieldsOf(middleware: ReturnType<typeof helmet>): [string, string][] {
+  const request = new IncomingMessage(new Socket());
+  const response = new ServerResponse(request);
+  middleware(request, response, () => {});
+  return response.getRawHeaderNames().map((name) => [name, String(response.getHeader(name))]);
 }
 
 /** Lets pages of other origins call the API (https://fetch.spec.whatwg.org/#http-cors-protocol). */

@@ -1,4 +1,12 @@
-import { MESSAGE_VERSION, names, pack, REPLIES_KEPT, REPLY_FIELD, type Reply } from '@sluice/shared';
+import {
+  type Log,
+  MESSAGE_VERSION,
+  names,
+  pack,
+  REPLIES_KEPT,
+  REPLY_FIELD,
+  type Reply,
+} from '@sluice/shared';
 import type { Redis } from 'ioredis';
 
 /** An entry that takes further replies until it is sent. */
@@ -13,13 +21,19 @@ interface OpenEntry {
  */
 export class Replies {
   #redis: Redis;
+  #log: Log;
   #open = new Map<string, OpenEntry>();
 
-  constructor(redis: Redis) {
+  /** @param redis the connection that also completes the messages */
+  constructor(redis: Redis, log: Log) {
     this.#redis = redis;
+    this.#log = log;
   }
 
-  /** Sends a reply; resolves when Redis has it. It does nothing if the stream of the gateway has expired. */
+  /**
+   * Sends a reply; resolves when it is on its way to Redis. What is sent on the same connection afterwards arrives after it,
+   * in the same write if it is sent in the same turn. Nothing happens if the stream of the gateway has expired.
+   */
   send(gatewayId: string, reply: Reply): Promise<void> {
     const open = this.#open.get(gatewayId);
     if (open) {
@@ -27,20 +41,25 @@ export class Replies {
       return open.sent;
     }
     const replies = [reply];
-    const sent = new Promise<void>((resolve) => process.nextTick(resolve)).then(async () => {
+    const sent = new Promise<void>((resolve) => process.nextTick(resolve)).then(() => {
       this.#open.delete(gatewayId);
-      await this.#redis.xadd(
-        names.replies(gatewayId),
-        'NOMKSTREAM',
-        'MAXLEN',
-        '~',
-        REPLIES_KEPT,
-        '*',
-        REPLY_FIELD,
-        pack({ v: MESSAGE_VERSION, replies }),
+      this.#add(gatewayId, replies).catch((err: unknown) =>
+        this.#log.debug({ err }, 'Could not send replies'),
       );
     });
     this.#open.set(gatewayId, { replies, sent });
     return sent;
+  }
+  async #add(gatewayId: string, replies: Reply[]): Promise<void> {
+    await this.#redis.xadd(
+      names.replies(gatewayId),
+      'NOMKSTREAM',
+      'MAXLEN',
+      '~',
+      REPLIES_KEPT,
+      '*',
+      REPLY_FIELD,
+      pack({ v: MESSAGE_VERSION, replies }),
+    );
   }
 }

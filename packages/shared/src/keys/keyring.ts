@@ -22,6 +22,8 @@ declare module 'ioredis' {
 const SECRET_BYTES = 24;
 const ID_BYTES = 6;
 const GENERATED_KEY = /^sk_([0-9a-f]{12})_[A-Za-z0-9_-]{32}$/;
+/** Records that are kept parsed. */
+const MAX_PARSED = 10_000;
 /** How many items of a key may wait in unfinished jobs by default. */
 export const DEFAULT_BULK_LIMIT = 100_000;
 
@@ -172,6 +174,8 @@ export class KeyNotLive extends Error {
 /** API keys in Redis. Only hashes are stored, and nothing is cached, so a revocation takes effect at once. */
 export class Keyring {
   #redis: Redis;
+  /** Parsed records by the id of their key, with the fields as Redis gave them. Each use reads these fields again. */
+  #parsed = new Map<string, { fields: string; record: KeyRecord }>();
 
   constructor(redis: Redis) {
     this.#redis = redis;
@@ -201,7 +205,19 @@ export class Keyring {
   /** The record with an id, live or not. */
   async read(keyId: string): Promise<KeyRecord | undefined> {
     const stored = await this.#redis.hgetall(names.key(keyId));
-    return Object.keys(stored).length === 0 ? undefined : storedSchema.parse(stored);
+    return Object.keys(stored).length === 0 ? undefined : this.#parse(keyId, stored);
+  }
+
+  /** Parses a record, unless it is as it was before. @throws ZodError */
+  #parse(keyId: string, stored: Record<string, string>): KeyRecord {
+    const fields = JSON.stringify(stored);
+    const known = this.#parsed.get(keyId);
+    if (known?.fields === fields) return known.record;
+    const record = storedSchema.parse(stored);
+    // The first key of a map is the oldest.
+    if (this.#parsed.size >= MAX_PARSED) this.#parsed.delete(this.#parsed.keys().next().value ?? '');
+    this.#parsed.set(keyId, { fields, record });
+    return record;
   }
 
   /**
