@@ -34,11 +34,17 @@ export function securityHeaders(secure: boolean): RequestHandler {
 }
 
 /** The header fields that a middleware sets, which are the same for all requests. */
-function fieldsOf(middleware: ReturnType<typeof helmet>): [string, string][] {
+function fieldsOf(middleware: ReturnType<typeof helmet>): readonly (readonly [string, string])[] {
+  const fields: [string, string][] = [];
   const request = new IncomingMessage(new Socket());
-  const response = new ServerResponse(request);
+  const response = new (class extends ServerResponse {
+    override setHeader(name: string, value: unknown): this {
+      fields.push([name, String(value)]);
+      return this;
+    }
+  })(request);
   middleware(request, response, () => {});
-  return response.getRawHeaderNames().map((name) => [name, String(response.getHeader(name))]);
+  return fields;
 }
 
 /** Lets pages of other origins call the API (https://fetch.spec.whatwg.org/#http-cors-protocol). */
