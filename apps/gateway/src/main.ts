@@ -159,7 +159,8 @@ async function startGateway(settings: Settings, log: Log): Promise<App> {
       cohereFamily(inference),
     ],
     errorFormat: anyFamilyProblemJson,
-    authenticate: async (request, access) => (access === 'admin' ? undefined : authenticate(request, access)),
+    authenticate: async (request, access, onLikely) =>
+      access === 'admin' ? undefined : authenticate(request, access, onLikely),
     rateLimit,
     readLimit,
     usage: usageCounter,
