@@ -2,12 +2,27 @@ import { randomUUID } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
 import { type Log, PREFIX } from '@sluice/shared';
 import { Job, UnrecoverableError, Worker } from 'bullmq';
-import type { Redis } from 'ioredis';
+import type { Redis, Result } from 'ioredis';
 
 /** After an error the queue is read again after this long, in milliseconds. */
 const RETRY_MS = 1_000;
-/** An idle fetch polls after this long, in seconds: a dead worker may have consumed the marker of a new message. */
+/** An idle reader polls after this long, in seconds: a dead worker may have consumed the marker of a new message. */
 const POLL_SECONDS = 1;
+
+declare module 'ioredis' {
+  interface RedisCommander<Context> {
+    removeStaleMarker(wait: string, marker: string): Result<0 | 1, Context>;
+  }
+}
+
+/**
+ * BullMQ sets a marker for each message that it adds, and another one for each that it gives out, since more may wait. A reader
+ * that waits for a marker would wake for the second one in vain. Returns whether messages wait; if not, removes the marker.
+ */
+const REMOVE_STALE_MARKER = `
+if redis.call('LLEN', KEYS[1]) > 0 then return 1 end
+redis.call('ZREM', KEYS[2], '0')
+return 0`;
 
 /** Counts rows as held by this worker; returns a function that releases them, which may be called twice. */
 export type HoldRows = (rows: number) => () => void;
@@ -41,6 +56,8 @@ interface QueueReaderOptions {
  */
 export class QueueReader {
   #worker: Worker<unknown, void>;
+  /** Waits for markers. */
+  #blocking: Redis;
   #options: QueueReaderOptions;
   /** Ids of held messages by the token of their lock. A message whose lock was lost may be held twice. */
   #locks = new Map<string, string>();
@@ -55,13 +72,15 @@ export class QueueReader {
   constructor(options: QueueReaderOptions) {
     const { redis, queueName, lockMs, maxStalled, log } = options;
     this.#options = options;
+    redis.defineCommand('removeStaleMarker', { numberOfKeys: 2, lua: REMOVE_STALE_MARKER });
+    this.#blocking = redis.duplicate();
+    this.#blocking.on('error', (err) => log.debug({ err }, 'Queue error'));
     this.#worker = new Worker<unknown, void>(queueName, null, {
       connection: redis,
       prefix: PREFIX,
       lockDuration: lockMs,
       stalledInterval: lockMs / 2,
       maxStalledCount: maxStalled,
-      drainDelay: POLL_SECONDS,
     });
     this.#worker.on('error', (err) => log.debug({ err }, 'Queue error'));
     this.#renewals = setInterval(() => void this.#renewLocks(), lockMs / 2);
@@ -77,17 +96,19 @@ export class QueueReader {
     this.#closing = true;
     this.#wake();
     if (!force) await Promise.all(this.#works);
-    // Interrupts a waiting fetch; a fetch that already has its message still delivers it.
-    await this.#worker.close(true);
+    // Ends the wait for a marker; a fetch under way still delivers its message.
+    this.#blocking.disconnect();
     if (!force) {
       await this.#loop;
       await Promise.all(this.#works);
     }
+    await this.#worker.close(true);
     clearInterval(this.#renewals);
   }
 
   async #run(): Promise<void> {
     const { maxRows, log } = this.#options;
+    let mayHaveMore = true;
     while (!this.#closing) {
       if (this.#heldRows >= maxRows()) {
         await new Promise<void>((resolve) => {
@@ -97,13 +118,34 @@ export class QueueReader {
       }
       const token = randomUUID();
       try {
-        const message = await this.#worker.getNextJob(token);
+        if (!mayHaveMore) await this.#blocking.bzpopmin(this.#worker.toKey('marker'), POLL_SECONDS);
+        if (this.#closing) return;
+        const fetching = this.#worker.getNextJob(token, { block: false });
+        // Sent after the fetch, in the same write.
+        const counting = new Promise<void>((resolve) => process.nextTick(resolve)).then(() =>
+          this.#hasMore(),
+        );
+        const message = await fetching;
         if (message !== undefined) this.#start(message, token);
+        // A paused queue gives no message although some wait.
+        mayHaveMore = (await counting) && message !== undefined;
       } catch (err) {
+        if (this.#closing) return;
         if (await this.#failMalformed(token)) continue;
         log.debug({ err }, 'Could not read the queue');
         await delay(RETRY_MS, undefined, { ref: false });
       }
+    }
+  }
+
+  /** Whether more messages wait; if none do, nobody is woken for them. */
+  async #hasMore(): Promise<boolean> {
+    const { redis, log } = this.#options;
+    try {
+      return (await redis.removeStaleMarker(this.#worker.toKey('wait'), this.#worker.toKey('marker'))) === 1;
+    } catch (err) {
+      log.debug({ err }, 'Could not look for more messages');
+      return true;
     }
   }
 
