@@ -159,8 +159,7 @@ async function startGateway(settings: Settings, log: Log): Promise<App> {
       cohereFamily(inference),
     ],
     errorFormat: anyFamilyProblemJson,
-    authenticate: async (request, access, onLikely) =>
-      access === 'admin' ? undefined : authenticate(request, access, onLikely),
+    authenticate: async (request, access) => (access === 'admin' ? undefined : authenticate(request, access)),
     rateLimit,
     readLimit,
     usage: usageCounter,

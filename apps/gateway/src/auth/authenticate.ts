@@ -40,10 +40,9 @@ export function keyOf(headers: IncomingMessage['headersDistinct']): string {
 }
 
 /**
- * Creates the check of a request's key. It reads the key's record from Redis each time; a cached one decides nothing.
+ * Creates the check of a request's key. It reads the key's record from Redis each time, without a cache.
  * @returns a function that resolves to the caller, and throws a Problem: 401, 403, 429 after too many failures of a
- *   client, 503 when Redis is away. It calls `onLikely` with the record as it was read before, if the key passes with that,
- *   for work that can be undone
+ *   client, 503 when Redis is away
  */
 export function createAuthenticate(
   keyring: Keyring,
@@ -54,26 +53,19 @@ export function createAuthenticate(
   return async function authenticate(
     request: IncomingMessage & { ip?: string | undefined },
     access: Exclude<Route['access'], 'open' | 'admin'>,
-    onLikely: (record: KeyRecord) => void = () => {},
   ): Promise<Caller> {
     const key = keyOf(request.headersDistinct);
     // Read before the first await: a closed connection has no address any more.
     const address = request.ip;
     const nowMs = clock.now();
     if (clock.away || nowMs === undefined) throw new Problem('unavailable');
-    const mayUse = ({ scopes }: KeyRecord) => access === 'key' || scopes.includes(access);
-    let record: KeyRecord | undefined;
-    if (key.length <= MAX_KEY_CHARS) {
-      const { recent, current } = keyring.lookUp(key, nowMs);
-      if (recent && isLive(recent, nowMs) && mayUse(recent)) onLikely(recent);
-      record = await fromRedis(current);
-    }
+    const record = key.length > MAX_KEY_CHARS ? undefined : await fromRedis(keyring.find(key, nowMs));
     if (record === undefined || !isLive(record, nowMs)) {
       if (record) usage.refused(record.id);
       await failures.record(address);
       throw new Problem('invalid_api_key');
     }
-    if (!mayUse(record)) {
+    if (access !== 'key' && !record.scopes.includes(access)) {
       usage.refused(record.id);
       throw new Problem('missing_scope', { detail: `This API key lacks the scope "${access}"` });
     }

@@ -1,9 +1,8 @@
 import { type Route, statusOf } from '@sluice/contract';
-import type { KeyRecord, Log } from '@sluice/shared';
+import type { Log } from '@sluice/shared';
 import express, { type Express, type Request, type Response } from 'express';
 import { z } from 'zod';
 import type { Caller } from '../auth/authenticate.js';
-import { EarlySlot } from '../limits/earlySlot.js';
 import type { RateLimit, Slot } from '../limits/rateLimit.js';
 import type { ReadLimit } from '../limits/readLimit.js';
 import type { UsageCounter } from '../usage/usageCounter.js';
@@ -21,12 +20,7 @@ const SINGLE_FIELDS = ['host', 'content-type', 'content-encoding', 'idempotency-
 
 /** The checks that a request passes on its way to the handler. */
 interface Checks {
-  /** `onLikely` is called at once with a record that the key passes with, unless it has changed since it was read. */
-  authenticate: (
-    request: Request,
-    access: Exclude<Route['access'], 'open'>,
-    onLikely: (record: KeyRecord) => void,
-  ) => Promise<Caller | undefined>;
+  authenticate: (request: Request, access: Exclude<Route['access'], 'open'>) => Promise<Caller | undefined>;
   rateLimit: RateLimit;
   readLimit: ReadLimit;
   usage: UsageCounter;
@@ -180,24 +174,6 @@ function createServe({
     return { ...chosen(endpoints, json), json };
   }
 
-  /**
-   * Finds the caller of a request. If its key has been used before, its slot is taken in the same write to Redis that reads its
-   * record, and returned if the record has changed meanwhile.
-   */
-  async function identify({ access, limited }: Route, request: Request) {
-    if (access === 'open') return { caller: undefined };
-    let early: EarlySlot | undefined;
-    const takeEarly = (record: KeyRecord) => {
-      if (limited && !draining()) early = new EarlySlot(rateLimit, record);
-    };
-    try {
-      return { caller: await authenticate(request, access, takeEarly), early };
-    } catch (error) {
-      early?.cancel();
-      throw error;
-    }
-  }
-
   return async function serve(endpoints: Endpoints, request: Request, response: Response): Promise<void> {
     const closed = new AbortController();
     response.on('close', () => {
@@ -214,15 +190,11 @@ function createServe({
         response.set({ ...slot.headers, ...endpoint.family.limitHeaders?.(slot.windows) });
     };
     try {
-      const { caller, early } = await identify(route, request);
+      const caller = route.access === 'open' ? undefined : await authenticate(request, route.access);
       keyId = caller?.record.id;
       response.locals.keyId = keyId;
-      if (route.limited && draining()) {
-        early?.cancel();
-        throw new Problem('shutting_down');
-      }
-      if (route.limited && caller)
-        slot = early ? await early.takeFor(caller.record) : await rateLimit.take(caller.record);
+      if (route.limited && draining()) throw new Problem('shutting_down');
+      slot = route.limited && caller ? await rateLimit.take(caller.record) : undefined;
       setLimitHeaders();
       if (!route.limited && caller) await readLimit.take(caller.record.id);
       const params = route.params?.safeParse(request.params);

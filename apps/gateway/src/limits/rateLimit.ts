@@ -101,11 +101,6 @@ export class RateLimit {
     };
   }
 
-  /** Whether two records of a key have the same limits, so that a slot taken for one is right for the other. */
-  hasSameLimits(one: KeyRecord, other: KeyRecord): boolean {
-    return this.#limiterOf(one) === this.#limiterOf(other);
-  }
-
   /** @throws Problem `rate_limited` or `unavailable` */
   async #takeFrom(limiter: SlidingWindow, keyId: string, amounts: Amounts): Promise<readonly WindowState[]> {
     const nowMs = this.#clock.now();

@@ -187,34 +187,19 @@ export class Keyring {
   }
 
   /**
-   * Reads the record of a key, live or not. Returns undefined for an unknown key.
+   * Reads the record of a key, live or not. Returns undefined for an unknown key. Hashes are compared in constant time, so
+   * that the duration reveals nothing about the stored hash.
    * @param key as the caller sent it
    * @param nowMs Redis's time
    * @throws what the Redis connection throws
    */
-  find(key: string, nowMs: number): Promise<KeyRecord | undefined> {
-    return this.lookUp(key, nowMs).current;
-  }
-
-  /**
-   * Reads the record of a key, as {@link find}. Hashes are compared in constant time, so that the duration reveals nothing
-   * about the stored hash.
-   * @returns `current`, the record; and `recent`, the record as this process read it before, for work that can be undone if
-   *   `current` differs
-   */
-  lookUp(
-    key: string,
-    nowMs: number,
-  ): { recent: KeyRecord | undefined; current: Promise<KeyRecord | undefined> } {
-    const id = keyIdOf(key);
+  async find(key: string, nowMs: number): Promise<KeyRecord | undefined> {
+    const record = await this.read(keyIdOf(key));
+    if (record === undefined) return undefined;
     const presented = sha256(key);
-    const matching = (record: KeyRecord | undefined) => {
-      if (record === undefined) return undefined;
-      const isCurrent = timingSafeEqual(presented, Buffer.from(record.hash, 'hex'));
-      const isPrevious = timingSafeEqual(presented, Buffer.from(record.previousHash ?? record.hash, 'hex'));
-      return isCurrent || (isPrevious && nowMs < (record.previousUntilMs ?? 0)) ? record : undefined;
-    };
-    return { recent: matching(this.#parsed.get(id)?.record), current: this.read(id).then(matching) };
+    const isCurrent = timingSafeEqual(presented, Buffer.from(record.hash, 'hex'));
+    const isPrevious = timingSafeEqual(presented, Buffer.from(record.previousHash ?? record.hash, 'hex'));
+    return isCurrent || (isPrevious && nowMs < (record.previousUntilMs ?? 0)) ? record : undefined;
   }
 
   /** The record with an id, live or not. */
