@@ -15,14 +15,16 @@ import { measured } from './processorTime.js';
 import { queuePath } from './queue.js';
 import { atLeast, atMost, type Curve, machine, median, type Results, type Row, table } from './report.js';
 import { ensureFastApi, fastApi, MANY, sluice, type Target } from './targets.js';
-import { bareRows, servedRows, serveModels, specsOf, vectorBytes } from './tasks.js';
+import { bareRows, embeddedTexts, servedRows, serveModels, specsOf, vectorBytes } from './tasks.js';
 
 const PARTS = [
   'serve',
   'batch',
   'queue',
+  'long',
   'workers',
   'overload',
+  'embeddings',
   'tasks',
   'vectors',
   'memory',
@@ -215,11 +217,39 @@ async function queue(): Promise<void> {
   }
 }
 
+/** A file of texts of several sentences each, in a folder that its user removes. */
+function longTexts(count: number): { folder: string; file: string } {
+  const folder = mkdtempSync(join(tmpdir(), 'sluice-bench-'));
+  const file = join(folder, 'long.txt');
+  writeFileSync(file, texts.map((_, i) => texts.slice(i, i + count).join(' ')).join('\n'));
+  return { folder, file };
+}
+
+/** Texts of four sentences: a row costs as much as with a model that is four times as large. */
+async function long(): Promise<void> {
+  const { folder, file } = longTexts(4);
+  for (let round = 1; round <= rounds; round++) {
+    const before = await bare(file, { processes, size: 8, seconds });
+    const server = await sluice.start();
+    await load(server, file, { clients: 64, seconds: 3 });
+    const { requests, seconds: took } = await load(server, file, { clients: 64, seconds });
+    await server.stop();
+    const after = await bare(file, { processes, size: 8, seconds });
+    const ceiling = (before.perSecond + after.perSecond) / 2;
+    record('texts four times as long: Sluice at 64 clients', requests / took, '/s');
+    record(
+      'texts four times as long, relative to the bare ceiling',
+      requests / took / ceiling,
+      '',
+      atLeast(0.95),
+    );
+  }
+  rmSync(folder, { recursive: true });
+}
+
 /** Two workers with one model process each, relative to one worker. The texts are long, so that the model dominates. */
 async function workers(): Promise<void> {
-  const folder = mkdtempSync(join(tmpdir(), 'sluice-bench-'));
-  const long = join(folder, 'long.txt');
-  writeFileSync(long, texts.map((_, i) => texts.slice(i, i + 8).join(' ')).join('\n'));
+  const { folder, file: long } = longTexts(8);
   const perSecond = async (count: number) => {
     const rig = await Rig.start({ quiet: true });
     const key = await rig.key({ limits: [{ limit: MANY, windowSeconds: 60 }] });
@@ -266,6 +296,33 @@ async function overload(): Promise<void> {
     record('twice the peak load: p50 of a 503', stretch.refusal.p50, 'ms');
     record('twice the peak load: p99 of a 503', stretch.refusal.p99, 'ms', atMost(50));
     record('twice the peak load: p99 of an answer', stretch.answered.p99, 'ms', atMost(5_000));
+  }
+}
+
+/** The embedding model by OpenAI's API: 32 texts in a request, and one. */
+async function embeddings(): Promise<void> {
+  const spec = specsOf(models).find(({ task }) => task === 'feature-extraction');
+  if (spec === undefined) return;
+  for (let round = 1; round <= rounds; round++) {
+    const { rig, ...endpoint } = await serveModels(models, [spec.id]);
+    for (const [inputs, clients, target] of [
+      [32, 8, 0.95],
+      [1, 64, 0.85],
+    ] as const) {
+      const before = await bareRows(spec, texts, seconds);
+      await embeddedTexts(endpoint, spec, texts, { clients, inputs, seconds: 3 });
+      const perSecond = await embeddedTexts(endpoint, spec, texts, { clients, inputs, seconds });
+      const after = await bareRows(spec, texts, seconds);
+      const what = `embeddings, ${inputs === 1 ? 'one text' : `${inputs} texts`} a request, ${clients} clients`;
+      record(what, perSecond, 'texts/s');
+      record(
+        `${what}: relative to the model processes alone`,
+        (2 * perSecond) / (before + after),
+        '',
+        atLeast(target),
+      );
+    }
+    await rig.close();
   }
 }
 
@@ -327,8 +384,10 @@ const run: Record<Part, () => Promise<void>> = {
   serve,
   batch,
   queue,
+  long,
   workers,
   overload,
+  embeddings,
   tasks,
   vectors,
   memory: footprint,

@@ -4,7 +4,7 @@ import { loadMessage, ModelProcess, modelProcessEntry } from '@sluice/worker';
 import { Rig, until } from '../tests/harness.js';
 import { Client } from './client.js';
 import type { Endpoint } from './load.js';
-import { MANY } from './targets.js';
+import { AS_SHIPPED, MANY } from './targets.js';
 
 const BUDGET_MS = 60_000;
 const ROWS_PER_RUN = 8;
@@ -73,10 +73,16 @@ export async function bareRows(spec: ModelSpec, texts: readonly string[], second
   }
 }
 
-/** Sluice with the models of a file. */
-export async function serveModels(file: string): Promise<Endpoint & { rig: Rig }> {
+/**
+ * Sluice with the models of a file.
+ * @param served ids of the models that its worker serves; all if not given
+ */
+export async function serveModels(
+  file: string,
+  served: readonly string[] = [],
+): Promise<Endpoint & { rig: Rig }> {
   const rig = await Rig.start({ quiet: true });
-  const env = { MODEL: '', MODELS_FILE: file, LOG_LEVEL: 'warn' };
+  const env = { ...AS_SHIPPED, MODEL: '', MODELS_FILE: file, WORKER_MODELS: served.join() };
   const [{ url }, key] = await Promise.all([
     rig.gateway(env),
     rig.key({ limits: [{ limit: MANY, windowSeconds: 60 }], bulkLimit: MANY }),
@@ -108,6 +114,36 @@ export async function servedRows(
         const { input: inputs, parameters } = bodies[i] ?? { input: undefined, parameters: {} };
         const { status } = await client.post({ inputs, parameters });
         if (status === 200) done += rows[i] ?? 0;
+      }
+    }),
+  );
+  client.close();
+  return (1000 * done) / (performance.now() - startMs);
+}
+
+/** Texts per second of an embedding model by `/v1/embeddings`, several in a request, as OpenAI's clients ask for them. */
+export async function embeddedTexts(
+  endpoint: Endpoint,
+  spec: ModelSpec,
+  texts: readonly string[],
+  { clients, inputs, seconds }: { clients: number; inputs: number; seconds: number },
+): Promise<number> {
+  const client = new Client(endpoint, '/v1/embeddings');
+  const bodies = Array.from({ length: Math.ceil(texts.length / inputs) }, (_, i) => ({
+    model: spec.id,
+    input: texts.slice(i * inputs, (i + 1) * inputs),
+    encoding_format: 'base64',
+  }));
+  const startMs = performance.now();
+  let done = 0;
+  let next = 0;
+  await Promise.all(
+    Array.from({ length: clients }, async () => {
+      while (performance.now() < startMs + 1000 * seconds) {
+        const body = bodies[next++ % bodies.length];
+        const { status } = await client.post(body ?? {});
+        if (status !== 200) throw new Error(`/v1/embeddings answered ${status}`);
+        done += body?.input.length ?? 0;
       }
     }),
   );

@@ -177,8 +177,9 @@ test('in a full Redis work gets storage_full; results can be read, jobs canceled
       '30',
     ]);
   }
-  await until('the line is logged', async () => (await request(`${url}/ready`)).body.storage === 'full');
+  await until('the storage is full', async () => (await request(`${url}/ready`)).body.storage === 'full');
   expect((await request(`${url}/ready`)).status).toBe(200);
+  await until('the log has the line', () => gateway.output.includes('Redis is full'));
   expect(gateway.output.match(/"level":40.*Redis is full/g)).toHaveLength(1);
   const create = spawnSync(process.execPath, [cliMain, 'keys', 'create', '--name', 'x'], {
     env: { REDIS_URL: rig.redisUrl },

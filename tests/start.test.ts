@@ -143,7 +143,7 @@ test('a killed app is restarted, and its child processes are ended', async () =>
     'another gateway listens',
     () => (started[0]?.output.match(/Gateway listening/g)?.length ?? 0) >= 2,
   );
-  const ports = [...(started[0]?.output.matchAll(/Gateway listening \{"port":(\d+)/g) ?? [])];
+  const ports = [...(started[0]?.output.matchAll(/"port":(\d+).*"Gateway listening"/g) ?? [])];
   const again = url.replace(/\d+$/, ports.at(-1)?.[1] ?? '');
   await until(
     'requests are served again',

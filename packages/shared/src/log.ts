@@ -29,12 +29,11 @@ function redactKeys(text: string): string {
   return text.replace(/\b(sk_[0-9a-f]{12}_)[A-Za-z0-9_-]{32}/g, '$1***');
 }
 
-/** Lines are written together: a write costs about as much as making the line. */
-const BUFFER_BYTES = 4_096;
-/** Lines wait at most this long, in milliseconds. Warnings and errors do not wait, and nothing does when the process exits. */
-const FLUSH_EVERY_MS = 100;
-/** `warn`, as pino numbers levels. */
-const WARN = 40;
+/**
+ * Lines are written together, because a write costs about as much as making a line: when so many bytes have gathered, after
+ * this time in milliseconds, and before the process exits. At the levels `debug` and `trace` each line is written at once.
+ */
+const BUFFERED = { sync: false, minLength: 4_096, periodicFlush: 100 };
 
 /**
  * A logger to standard output that removes keys and URL credentials.
@@ -44,25 +43,18 @@ export function createLog(
   name: string,
   { LOG_LEVEL, LOG_FORMAT }: { LOG_LEVEL: string; LOG_FORMAT: 'json' | 'pretty' },
 ): Log {
-  const buffered = () =>
-    pino.destination({ dest: 1, sync: false, minLength: BUFFER_BYTES, periodicFlush: FLUSH_EVERY_MS });
-  const destination: DestinationStream & { flushSync?: () => void } =
+  const isDebugging = LOG_LEVEL === 'debug' || LOG_LEVEL === 'trace';
+  const destination: DestinationStream =
     LOG_FORMAT === 'pretty'
       ? pretty({ sync: true, ignore: 'pid,hostname', translateTime: 'SYS:HH:MM:ss.l', singleLine: true })
-      : buffered();
+      : pino.destination({ dest: 1, ...(isDebugging ? { sync: true } : BUFFERED) });
   return pino(
     {
       name,
       level: LOG_LEVEL,
       redact: { paths: secrets, censor: '***' },
       // Applies to the whole line: a caller may put its key into a path, for example.
-      hooks: {
-        streamWrite: (line) => redactKeys(redactUrls(line)),
-        logMethod(args, method, level) {
-          method.apply(this, args);
-          if (level >= WARN) destination.flushSync?.();
-        },
-      },
+      hooks: { streamWrite: (line) => redactKeys(redactUrls(line)) },
       serializers: {
         // No other fields: ioredis adds the failed command with its arguments.
         err: (error: unknown) => {

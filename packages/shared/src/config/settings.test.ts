@@ -30,6 +30,14 @@ test.each([
     'REDIS_URL',
     `redis://localhost:6379/${database}`,
   ]),
+  ...[
+    '',
+    '/',
+    'host/redis.sock',
+    '/redis.sock?db=x',
+    '/redis.sock?password=secret',
+    '/redis.sock?family=6',
+  ].map((rest) => ['REDIS_URL', `unix://${rest}`]),
   ['MODEL_DTYPE', 'q3'],
   ['MODEL_PROCESSES', '0'],
   ['RATE_LIMIT_REQUESTS', '-1'],
@@ -64,6 +72,11 @@ test.each([
 
 test.each(['', '/', '/0', '/15', '?family=6'])('REDIS_URL may end with "%s"', (end) => {
   const REDIS_URL = `redis://user:p%2Fss%40w%23rd@localhost:6379${end}`;
+  expect(readSettings({ REDIS_URL })).toMatchObject({ REDIS_URL });
+});
+
+test.each(['', '?db=3'])('REDIS_URL may be a Unix socket and end with "%s"', (end) => {
+  const REDIS_URL = `unix://user:p%2Fss@/run/redis/redis%20server.sock${end}`;
   expect(readSettings({ REDIS_URL })).toMatchObject({ REDIS_URL });
 });
 

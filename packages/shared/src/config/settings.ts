@@ -164,7 +164,7 @@ export const settingsSchema = z.object({
     },
   ),
   REDIS_URL: variable(redisUrl().default('redis://127.0.0.1:6379'), {
-    unit: 'redis:// or rediss:// URL',
+    unit: 'redis://, rediss:// or unix:// URL',
     meaning: 'The Redis server (6.2 or later, `noeviction`); `npm start` starts one when unset',
     secret: true,
   }),
@@ -348,7 +348,7 @@ export const settingsSchema = z.object({
   ),
   LOG_FORMAT: variable(z.enum(['json', 'pretty']).default('json'), {
     unit: '`json` or `pretty`',
-    meaning: 'Format of log lines; `npm start` sets `pretty`',
+    meaning: 'Format of log lines; `npm start` in a terminal sets `pretty`',
   }),
   SLUICE_DEV_KEY: variable(suppliedKeySchema.optional(), {
     unit: 'key',
