@@ -1,8 +1,10 @@
 import { afterEach, beforeEach, expect, test } from '@jest/globals';
+import { keyIdOf } from '@sluice/shared';
 import { type Answer, faultyWorkerMain, post, Rig, request, until } from './harness.js';
 
-/** The worker runs one text at a time, a little over 0.05 s each. */
-const SLOW = '«slow:50» a text';
+let texts = 0;
+/** A new text: equal ones that wait at the same time run once. The worker runs one at a time, a little over 0.05 s each. */
+const slowText = () => `«slow:50» text ${++texts}`;
 
 const deadline = { REQUEST_TIMEOUT_SECONDS: '2' };
 
@@ -20,7 +22,7 @@ beforeEach(async () => {
 });
 afterEach(() => rig.close());
 
-const slow = (more = {}, at = url) => post(`${at}/predict`, key, { text: SLOW, ...more });
+const slow = (more = {}, at = url) => post(`${at}/predict`, key, { text: slowText(), ...more });
 const statuses = (answers: readonly Answer[]) => ({
   answered: answers.filter(({ status }) => status === 200).length,
   refused: answers.filter(({ status, body }) => status === 503 && body.code === 'overloaded').length,
@@ -130,4 +132,24 @@ test('a gateway that joins an overload late gets its fair share', async () => {
   } finally {
     pressing = false;
   }
+});
+
+test('an overloaded gateway refuses a request before it asks for the rate limit', async () => {
+  await measureRate();
+  const other = await rig.key({ limits: [{ limit: 5, windowSeconds: 60 }] });
+  const limitKeys: string[] = [];
+  const stop = await rig.monitor((words) => {
+    limitKeys.push(...words.filter((word) => word.startsWith(`{sluice}:limit:${keyIdOf(other)}`)));
+  });
+  const ask = () => post(`${url}/predict`, other, { text: slowText() });
+  const waiting = Promise.all(Array.from({ length: 120 }, () => slow()));
+  await until('the gateway is overloaded', async () => (await slow()).body.code === 'overloaded');
+  const refused = await ask();
+  expect([refused.status, refused.body.code]).toEqual([503, 'overloaded']);
+  expect(refused.headers.get('retry-after')).toMatch(/^[12]$/);
+  expect(limitKeys).toEqual([]);
+  await waiting;
+  expect((await ask()).status).toBe(200);
+  expect(limitKeys.length).toBeGreaterThan(0);
+  stop();
 });

@@ -40,6 +40,7 @@ import { ReadLimit } from './limits/readLimit.js';
 import { StreamLimit } from './limits/streamLimit.js';
 import { createAnswerInputs } from './models/answerInputs.js';
 import { Catalog } from './models/catalog.js';
+import { createOverload } from './models/overload.js';
 import { Tokenizers } from './models/tokenizers.js';
 import { UsageCounter } from './usage/usageCounter.js';
 import { createWebhookFor } from './webhooks/webhookFor.js';
@@ -160,6 +161,7 @@ async function startGateway(settings: Settings, log: Log): Promise<App> {
     ],
     errorFormat: anyFamilyProblemJson,
     authenticate: async (request, access) => (access === 'admin' ? undefined : authenticate(request, access)),
+    overload: createOverload(catalog),
     rateLimit,
     readLimit,
     usage: usageCounter,

@@ -81,6 +81,7 @@ const rankingSchema = z.object({
 export function cohereRoutesFor(bounds: Bounds) {
   const route = {
     ...work,
+    task: 'text-ranking',
     summary: 'Documents by their relevance for a query, best first',
     body: rerankBody(bounds),
     largeBody: true,

@@ -251,6 +251,7 @@ const batchRoute = {
 export function openAiRoutesFor(bounds: Bounds) {
   const embeddings = {
     ...inference,
+    task: 'feature-extraction',
     summary: 'Embeddings of texts',
     body: embeddingsBody(bounds),
     answer: embeddingsSchema,
@@ -260,6 +261,7 @@ export function openAiRoutesFor(bounds: Bounds) {
     embeddingsWithoutVersion: { ...embeddings, path: '/embeddings' },
     moderations: {
       ...inference,
+      task: 'text-classification',
       path: '/v1/moderations',
       summary: 'Which labels of a multi-label classifier apply to texts',
       body: moderationsBody(bounds),

@@ -1,3 +1,4 @@
+import type { TaskName } from '@sluice/tasks';
 import type { z } from 'zod';
 import type { Scope } from './account.js';
 import { type ProblemCode, problems } from './problem.js';
@@ -34,6 +35,8 @@ export interface Route {
   headers?: z.ZodObject;
   /** Whether the body may hold many inputs, and be larger than another one. */
   largeBody?: boolean;
+  /** The task of the models that the route runs, unless its path names the model. */
+  task?: TaskName;
   /** Whether the handler reads the body itself as a stream; it may also be NDJSON. */
   upload?: boolean;
   /** Schema of the path parameters, if there are any. Other values get 404. */

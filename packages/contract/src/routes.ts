@@ -63,6 +63,7 @@ export function routesFor(bounds: Bounds) {
   return {
     predict: {
       ...work,
+      task: 'text-classification',
       path: '/predict',
       summary: 'Sentiment and confidence of one text',
       body: textBody(bounds),
@@ -71,6 +72,7 @@ export function routesFor(bounds: Bounds) {
     },
     analyze: {
       ...work,
+      task: 'text-classification',
       path: '/analyze',
       summary: 'Labels and scores of one text',
       body: analyzeBody(bounds),
@@ -79,6 +81,7 @@ export function routesFor(bounds: Bounds) {
     },
     analyzeComment: {
       ...work,
+      task: 'text-classification',
       path: '/analyze_comment',
       summary: 'The top label of one text',
       body: textBody(bounds),

@@ -147,6 +147,7 @@ export function teiRoutesFor(bounds: Bounds) {
   return {
     embed: {
       ...inference,
+      task: EMBEDDINGS,
       path: '/embed',
       summary: 'One vector for each text',
       body: embedBody,
@@ -154,6 +155,7 @@ export function teiRoutesFor(bounds: Bounds) {
     },
     embedAll: {
       ...inference,
+      task: EMBEDDINGS,
       path: '/embed_all',
       summary: 'A vector for each token of each text, of up to 32 texts',
       body: z.object({ inputs: texts(bounds), ...truncation, prompt_name: promptName }),
@@ -161,6 +163,7 @@ export function teiRoutesFor(bounds: Bounds) {
     },
     rerank: {
       ...inference,
+      task: RANKING,
       path: '/rerank',
       summary: 'Texts by their relevance for a query, best first',
       body: rerankBody,
@@ -169,6 +172,7 @@ export function teiRoutesFor(bounds: Bounds) {
     },
     predict: {
       ...inference,
+      task: CLASSIFICATION,
       path: '/predict',
       summary: 'Labels and scores of texts or pairs of texts',
       body: predictBody,
@@ -177,6 +181,7 @@ export function teiRoutesFor(bounds: Bounds) {
     },
     similarity: {
       ...inference,
+      task: EMBEDDINGS,
       path: '/similarity',
       summary: 'The cosine of a sentence with each of the others',
       body: z.object({

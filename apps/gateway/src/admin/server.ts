@@ -82,6 +82,7 @@ export async function startAdminServer(services: Services): Promise<AdminPort> {
       }
       return authenticate(request);
     },
+    overload: () => undefined,
     rateLimit,
     readLimit,
     usage: usageCounter,

@@ -91,20 +91,26 @@ export class Admission {
    *   `no_worker` if the last worker has ended in the meantime
    */
   admit(rows: number, timeoutMs: number): void {
-    const reports = this.#options.reports();
-    if (reports.length === 0) throw new Problem('no_worker');
-    const rowsPerSecond = reports.reduce((sum, report) => sum + report.rowsPerSecond, 0);
+    if (this.#options.reports().length === 0) throw new Problem('no_worker');
+    const refusal = this.refusal(rows, timeoutMs);
+    if (refusal) throw refusal;
+  }
+
+  /** Why a request would not be admitted now; undefined if it would be, or no live worker has reported a rate. */
+  refusal(rows: number, timeoutMs: number): Problem | undefined {
+    const rowsPerSecond = this.#options.reports().reduce((sum, report) => sum + report.rowsPerSecond, 0);
+    if (rowsPerSecond === 0) return undefined;
     const ownRows = this.#options.unansweredRows() + rows;
     const waitMs = (count: number) => (1000 * count) / rowsPerSecond;
     const totalMs = waitMs(this.#rowsBefore + this.#others.rows + ownRows);
     const transitMs = Math.min(TRANSIT_MS, timeoutMs / 4);
     const usableMs = USABLE * timeoutMs - transitMs;
-    if (totalMs <= usableMs) return;
-    if (rows > 1 && waitMs(rows) > usableMs) throw tooMuchWork(waitMs(rows), timeoutMs);
+    if (totalMs <= usableMs) return undefined;
+    if (rows > 1 && waitMs(rows) > usableMs) return tooMuchWork(waitMs(rows), timeoutMs);
     const exceedsFairShare = waitMs(ownRows) > usableMs / (1 + this.#others.gateways);
-    if (!exceedsFairShare && totalMs <= USABLE_FOR_FAIR_SHARE * timeoutMs - transitMs) return;
+    if (!exceedsFairShare && totalMs <= USABLE_FOR_FAIR_SHARE * timeoutMs - transitMs) return undefined;
     const retryAfterSeconds = Math.ceil((totalMs - usableMs) / 1000);
-    throw new Problem('overloaded', { headers: { 'Retry-After': String(retryAfterSeconds) } });
+    return new Problem('overloaded', { headers: { 'Retry-After': String(retryAfterSeconds) } });
   }
 
   /** Unanswered rows of this gateway and the others. */

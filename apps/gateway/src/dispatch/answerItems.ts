@@ -7,7 +7,7 @@ import { Problem } from '../http/problem.js';
 import type { Dispatcher } from './dispatcher.js';
 
 /** A request with more rows than this uses the bulk lane, so that it does not hold up smaller ones. */
-const MAX_INTERACTIVE_ROWS = 128;
+export const MAX_INTERACTIVE_ROWS = 128;
 
 /** Dispatcher and admission of each lane of a model. */
 type Lanes = Readonly<Record<Lane, { dispatcher: Dispatcher; admission: Admission }>>;

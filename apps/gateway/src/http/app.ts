@@ -21,6 +21,8 @@ const SINGLE_FIELDS = ['host', 'content-type', 'content-encoding', 'idempotency-
 /** The checks that a request passes on its way to the handler. */
 interface Checks {
   authenticate: (request: Request, access: Exclude<Route['access'], 'open'>) => Promise<Caller | undefined>;
+  /** Why a request would be refused whatever its body is; it has used no slot then. */
+  overload: (route: Route, request: Request) => Problem | undefined;
   rateLimit: RateLimit;
   readLimit: ReadLimit;
   usage: UsageCounter;
@@ -147,9 +149,10 @@ function chosen([first, ...others]: Endpoints, body: unknown): Endpoint {
   );
 }
 
-/** Creates the function that serves one request: key → rate limit → body → handler. */
+/** Creates the function that serves one request: key → overload → rate limit → body → handler. */
 function createServe({
   authenticate,
+  overload,
   rateLimit,
   readLimit,
   usage,
@@ -194,6 +197,8 @@ function createServe({
       keyId = caller?.record.id;
       response.locals.keyId = keyId;
       if (route.limited && draining()) throw new Problem('shutting_down');
+      const refusal = route.limited ? overload(route, request) : undefined;
+      if (refusal) throw refusal;
       slot = route.limited && caller ? await rateLimit.take(caller.record) : undefined;
       setLimitHeaders();
       if (!route.limited && caller) await readLimit.take(caller.record.id);
