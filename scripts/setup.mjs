@@ -7,10 +7,13 @@ import { fileURLToPath } from 'node:url';
 export const root = fileURLToPath(new URL('../', import.meta.url));
 
 /**
- * Flags of Node for the apps. With Node 24's default young generation of 32 MB semi-spaces, a gateway under load grows to
- * 229 MB. With 8 MB it stays at 126 MB and answers as many requests.
+ * Flags of Node by app: the size of the young generation. With 8 MB a gateway spends 17 % of its time on garbage collection,
+ * with 16 MB 9 %, and grows to at most 195 MB. A worker makes less garbage.
  */
-export const NODE_FLAGS = ['--max-semi-space-size=16'];
+export const NODE_FLAGS = {
+  gateway: ['--max-semi-space-size=16'],
+  worker: ['--max-semi-space-size=8'],
+};
 
 const MIN_NODE = [20, 19];
 

@@ -145,7 +145,7 @@ function keepApp(name, onReady = () => {}) {
       if (stopping) return;
       const startedMs = Date.now();
       // In its own process group, so that its children can be killed with it, and Ctrl-C reaches it only through us.
-      const child = spawn(process.execPath, [...NODE_FLAGS, join(root, APPS[name])], {
+      const child = spawn(process.execPath, [...NODE_FLAGS[name], join(root, APPS[name])], {
         cwd: root,
         detached: true,
         stdio: ['ignore', 'inherit', 'inherit', 'ipc'],

@@ -224,7 +224,8 @@ export class Rig {
   }
 
   spawn(main: string, env: Env = {}): App {
-    const app = new App(process.execPath, [...NODE_FLAGS, main], { ...this.env, ...env }, this.#quiet);
+    const flags = NODE_FLAGS[main === gatewayMain ? 'gateway' : 'worker'];
+    const app = new App(process.execPath, [...flags, main], { ...this.env, ...env }, this.#quiet);
     watcher?.group(app.child.pid);
     this.#started.push(app);
     return app;

@@ -1,4 +1,8 @@
-import { expect, test } from '@jest/globals';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { afterEach, expect, test } from '@jest/globals';
 import { modelSpecs, readSettings } from '@sluice/shared';
 import { loadMessage } from '../served/servedModel.js';
 import { ModelProcess } from './supervisor.js';
@@ -20,4 +24,69 @@ test.each<[string, readonly [string, ...string[]], RegExp]>([
   await expect(started.ready).rejects.toThrow(reason);
   await started.gone;
   expect([started.mode, started.wasKilled]).toEqual(['killed', false]);
+});
+
+const faulty = fileURLToPath(new URL('../../../../tests/faulty/process.mjs', import.meta.url));
+const started: ModelProcess[] = [];
+afterEach(async () => {
+  for (const process of started.splice(0)) {
+    process.kill();
+    await process.gone;
+  }
+});
+
+/** A loaded process whose runs of marked texts are slow or hang. */
+async function loaded(): Promise<ModelProcess> {
+  const folder = mkdtempSync(join(tmpdir(), 'sluice-test-'));
+  const before = process.env.DATA_DIR;
+  process.env.DATA_DIR = folder;
+  const [spec] = modelSpecs(readSettings({ MODEL: 'minilm-l6-sst2' }));
+  if (!('folder' in spec.source)) throw new Error('The bundled model has a folder');
+  const model = new ModelProcess(
+    [process.execPath, faulty],
+    { ...loadMessage(spec, spec.source.folder), measure: false },
+    30_000,
+  );
+  if (before === undefined) delete process.env.DATA_DIR;
+  else process.env.DATA_DIR = before;
+  started.push(model);
+  await model.ready;
+  rmSync(folder, { recursive: true });
+  return model;
+}
+
+const requestOf = (text: string) => ({
+  rows: [{ text }],
+  parameters: { truncation_direction: 'right' as const },
+});
+
+test('a process takes one run ahead, whose time and budget begin when the run before it has ended', async () => {
+  const model = await loaded();
+  const starts: string[] = [];
+  const first = model.run(requestOf('«slow:600» first'), 5_000, () => starts.push('first'));
+  expect(model.takesNext).toBe(true);
+  // Its budget is shorter than the run before it.
+  const second = model.run(requestOf('second'), 500, () => starts.push('second'));
+  expect([model.takesNext, starts]).toEqual([false, ['first']]);
+  await expect(model.run(requestOf('third'), 500)).rejects.toMatchObject({ kind: 'not_started' });
+  const [one, two] = await Promise.all([first, second]);
+  expect(starts).toEqual(['first', 'second']);
+  expect(one.ms).toBeGreaterThanOrEqual(600);
+  expect(two.ms).toBeLessThan(500);
+  expect([one.results.length, two.results.length, model.mode]).toEqual([1, 1, 'ready']);
+});
+
+test('when a run hangs or its process dies, the run after it has not started', async () => {
+  for (const [text, kind] of [
+    ['«hang»', 'hung'],
+    ['«crash»', 'crashed'],
+  ] as const) {
+    const model = await loaded();
+    const ends = await Promise.allSettled([
+      model.run(requestOf(text), 300),
+      model.run(requestOf('innocent'), 5_000),
+    ]);
+    expect(ends).toMatchObject([{ reason: { kind } }, { reason: { kind: 'not_started' } }]);
+    expect(model.mode).toBe('killed');
+  }
 });
