@@ -9,7 +9,7 @@ import type { Endpoint } from './load.js';
 import type { Processes } from './processorTime.js';
 
 /** A running server. */
-export interface Server extends Endpoint {
+interface Server extends Endpoint {
   processes: Processes;
   stop(): Promise<void>;
 }

@@ -68,7 +68,7 @@ test('when a model process is stopped during a run, all its texts are answered w
   const first = predict('«slow:400» first');
   await until('the first text runs', async () => (await counts()).active === 1);
   // Of similar length, so that they share a micro-batch.
-  const others = [1, 1, 800, 1, 1, 1].map((ms) => predict(`«slow:${ms}» so so`));
+  const others = [1, 1, 800, 1, 1, 1].map((ms, i) => predict(`«slow:${ms}» so ${i}`));
   expect((await first).status).toBe(200);
   process.kill(stopped, 'SIGSTOP');
 
@@ -143,14 +143,16 @@ test("a killed worker's texts are answered by another within the deadline", asyn
   const killed = await faultyWorker(small);
   await faultyWorker(small);
   const answers: ReturnType<typeof predict>[] = [];
-  for (let messages = 1; messages <= 6; messages++) {
-    answers.push(predict(`«slow:400» number ${messages}`));
-    await until('it has a message of its own', async () => (await counts()).active === messages);
-  }
-  // A worker holds at most four texts, so both have work.
+  const runs = join(rig.folder, 'runs');
+  writeFileSync(runs, '');
+  for (let i = 1; i <= 6; i++) answers.push(predict(`«slow:400» number ${i}`));
+  // Each worker takes two at least, one of which runs.
+  await until('both have some', async () => (await counts()).active >= 4);
   killed.child.kill('SIGKILL');
   const done = await Promise.all(answers);
   expect(done.map(({ status }) => status)).toEqual([200, 200, 200, 200, 200, 200]);
+  // A text that the killed one had begun ran again.
+  expect(readFileSync(runs, 'utf8').trim().split('\n').length).toBeGreaterThan(6);
   expect(Math.max(...done.map(({ ms }) => ms))).toBeLessThan(5_000);
 });
 
@@ -158,7 +160,7 @@ test('when a client disconnects, its message in the queue is removed', async () 
   await faultyWorker({ MICRO_BATCH_TEXTS: '1' });
   const held: ReturnType<typeof predict>[] = [];
   for (let messages = 1; messages <= 4; messages++) {
-    held.push(predict('«slow:600» long'));
+    held.push(predict(`«slow:600» number ${messages}`));
     await until('the worker has it', async () => (await counts()).active === messages);
   }
   const disconnect = new AbortController();

@@ -57,8 +57,10 @@ test('the request id is on the lines of the worker, also if clients repeat it; a
     });
   const answers = await Promise.all(['«refuse»', 'This is wonderful', 'This is awful'].map(send));
   expect(answers.map(({ status, body }) => body.sentiment ?? status)).toEqual([500, 'positive', 'negative']);
-  expect(lines(worker, 'Item failed when it ran alone')).toContainEqual(
-    expect.objectContaining({ level: 40, kind: 'refused', request_id: 'my-request' }),
+  await until('the worker has logged it', () =>
+    lines(worker, 'Item failed when it ran alone').some(
+      ({ level, kind, request_id: id }) => level === 40 && kind === 'refused' && id === 'my-request',
+    ),
   );
   expect(lines(gateway, 'Request completed')).toContainEqual(
     expect.objectContaining({ level: 50, request_id: 'my-request', status: 500, code: 'analysis_failed' }),

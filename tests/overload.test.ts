@@ -143,12 +143,19 @@ test('an overloaded gateway refuses a request before it asks for the rate limit'
   });
   const ask = () => post(`${url}/predict`, other, { text: slowText() });
   const waiting = Promise.all(Array.from({ length: 120 }, () => slow()));
-  await until('the gateway is overloaded', async () => (await slow()).body.code === 'overloaded');
-  const refused = await ask();
-  expect([refused.status, refused.body.code]).toEqual([503, 'overloaded']);
-  expect(refused.headers.get('retry-after')).toMatch(/^[12]$/);
-  expect(limitKeys).toEqual([]);
+  await until('it refuses without a look at the limit', async () => {
+    limitKeys.length = 0;
+    const { status, body, headers } = await ask();
+    if (status === 200) return false;
+    expect([status, body.code, headers.get('retry-after')]).toEqual([
+      503,
+      'overloaded',
+      expect.stringMatching(/^[12]$/),
+    ]);
+    return limitKeys.length === 0;
+  });
   await waiting;
+  limitKeys.length = 0;
   expect((await ask()).status).toBe(200);
   expect(limitKeys.length).toBeGreaterThan(0);
   stop();

@@ -22,9 +22,11 @@ import type { ReplyReader } from './replyReader.js';
 /** Maximum number of items per message. */
 const ITEMS_PER_MESSAGE: Readonly<Record<Lane, number>> = { interactive: 16, bulk: CHUNK_ITEMS };
 /**
- * While the workers have work for some time, an interactive message waits for more items: for this share of that time, and
- * at most this long, in milliseconds. Each message costs Redis about 40 commands.
+ * Workers are busy if they have this many rows for each model process, about a micro-batch. Then an interactive message waits
+ * for more items, because each message costs Redis about 30 commands: for this share of the time that these rows take, and at
+ * most this long, in milliseconds.
  */
+const BUSY_ROWS_PER_PROCESS = 8;
 const PAUSE_SHARE = 0.1;
 const MAX_PAUSE_MS = 5;
 /** Maximum number of rows per message; a single item may have more. */
@@ -35,7 +37,10 @@ export interface Capacity {
   processes: number;
   /** 0 without a worker. */
   rowsPerSecond: number;
-  /** Whether rows may run together. Otherwise each message carries one item, so that any worker is free to take it. */
+  /**
+   * Whether rows may run together. If not, each message carries one item, because its rows may take long and another worker
+   * may be free.
+   */
   batching: boolean;
 }
 
@@ -49,7 +54,6 @@ interface DispatcherOptions {
   clock: RedisClock;
   /** Names the stream that replies are sent to. */
   gatewayId: string;
-  /** What the live workers can do, all together. */
   capacity: () => Capacity;
   /** Unanswered rows of all gateways in this lane. */
   unansweredRows: () => number;
@@ -96,9 +100,9 @@ interface SentMessage {
 /**
  * Puts items into a queue of a model and waits for their replies.
  *
- * Items that arrive while a message is being added share the next one, and while the workers have work ahead, a message waits
- * a few milliseconds for others. So a single item is sent at once, and under load a message carries several. Each item keeps
- * its own deadline, reply and abort.
+ * Items that are submitted in the same turn of the event loop, or while a message is being added, share a message. While the
+ * workers are busy, a message also waits a few milliseconds for more items; while they are not, the items are divided over all
+ * model processes. Each item keeps its own deadline, reply and abort.
  */
 export class Dispatcher {
   #options: DispatcherOptions;
@@ -167,7 +171,8 @@ export class Dispatcher {
       }
       signal.addEventListener('abort', onAbort, { once: true });
       this.#pending.push(unanswered);
-      void this.#addPending();
+      // The other inputs of the request share its message.
+      queueMicrotask(() => void this.#addPending());
     });
   }
 
@@ -190,12 +195,21 @@ export class Dispatcher {
     this.#adding = false;
   }
 
+  /** Rows that the workers have, of all gateways, without those that are not in a message yet. */
+  #rowsAhead(pending: readonly Unanswered[]): number {
+    return this.#options.unansweredRows() - pending.reduce((sum, { rows }) => sum + rows, 0);
+  }
+
+  #areWorkersBusy(pending: readonly Unanswered[]): boolean {
+    return this.#rowsAhead(pending) >= BUSY_ROWS_PER_PROCESS * this.#options.capacity().processes;
+  }
+
   /** How long a message should wait for more items. */
   #pauseMs(): number {
-    const { lane, capacity, unansweredRows } = this.#options;
+    const { lane, capacity } = this.#options;
     const { rowsPerSecond, batching } = capacity();
-    if (lane === 'bulk' || !batching || rowsPerSecond === 0) return 0;
-    return Math.min(MAX_PAUSE_MS, (PAUSE_SHARE * 1000 * unansweredRows()) / rowsPerSecond);
+    if (lane === 'bulk' || !batching || rowsPerSecond === 0 || !this.#areWorkersBusy(this.#pending)) return 0;
+    return Math.min(MAX_PAUSE_MS, (PAUSE_SHARE * 1000 * this.#rowsAhead(this.#pending)) / rowsPerSecond);
   }
 
   async #add(pending: readonly Unanswered[]): Promise<void> {
@@ -232,13 +246,13 @@ export class Dispatcher {
     }
   }
 
-  /** Divides items into messages. Those of a burst to idle workers are spread over all model processes. */
+  /** Divides items into messages: as few as possible while the workers are busy, else two for each model process. */
   #divide(pending: readonly Unanswered[]): Unanswered[][] {
     const { lane, capacity } = this.#options;
     const { processes, batching } = capacity();
-    const isBurst = lane === 'interactive' && pending.length === this.#unanswered.size;
     const most = batching ? ITEMS_PER_MESSAGE[lane] : 1;
-    const size = isBurst ? Math.min(most, Math.ceil(pending.length / Math.max(1, processes))) : most;
+    const isEven = lane === 'interactive' && !this.#areWorkersBusy(pending);
+    const size = isEven ? Math.min(most, Math.ceil(pending.length / (2 * Math.max(1, processes)))) : most;
     const messages: Unanswered[][] = [];
     let rows = 0;
     for (const unanswered of pending) {

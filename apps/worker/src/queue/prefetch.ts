@@ -15,8 +15,9 @@ interface PrefetchOptions {
 }
 
 /**
- * How many interactive rows a worker may hold: its share of all unanswered rows, by its processes, between the two bounds. A
- * worker that held more would leave others without work.
+ * How many interactive rows a worker may hold: its share of all unanswered rows, in proportion to its model processes, but at
+ * least two and at most four micro-batches per process. A worker that held more could leave others without work; one that is
+ * alone may hold the most.
  */
 export class Prefetch {
   #options: PrefetchOptions;
@@ -26,7 +27,7 @@ export class Prefetch {
     this.#options = options;
   }
 
-  /** Records the unanswered rows of all gateways, as the latest message names them. */
+  /** Records the unanswered rows of all gateways, as the latest message reports them. */
   record(unansweredRows: number): void {
     this.#unansweredRows = unansweredRows;
   }
@@ -34,7 +35,10 @@ export class Prefetch {
   get maxRows(): number {
     const { processes, microBatchRows, fleetProcesses } = this.#options;
     const rows = processes * microBatchRows;
-    const share = Math.ceil((this.#unansweredRows * processes) / Math.max(processes, fleetProcesses()));
-    return Math.min(MOST_MICRO_BATCHES * rows, Math.max(LEAST_MICRO_BATCHES * rows, share));
+    const most = MOST_MICRO_BATCHES * rows;
+    const fleet = fleetProcesses();
+    if (fleet <= processes) return most;
+    const share = Math.ceil((this.#unansweredRows * processes) / fleet);
+    return Math.min(most, Math.max(LEAST_MICRO_BATCHES * rows, share));
   }
 }

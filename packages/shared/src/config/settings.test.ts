@@ -31,8 +31,7 @@ test.each([
     `redis://localhost:6379/${database}`,
   ]),
   ...[
-    '',
-    '/',
+    '/?db=1',
     'host/redis.sock',
     '/redis.sock?db=x',
     '/redis.sock?password=secret',
@@ -75,8 +74,8 @@ test.each(['', '/', '/0', '/15', '?family=6'])('REDIS_URL may end with "%s"', (e
   expect(readSettings({ REDIS_URL })).toMatchObject({ REDIS_URL });
 });
 
-test.each(['', '?db=3'])('REDIS_URL may be a Unix socket and end with "%s"', (end) => {
-  const REDIS_URL = `unix://user:p%2Fss@/run/redis/redis%20server.sock${end}`;
+test.each(['', '?db=3'])('REDIS_URL may be a Unix socket with a password and end with "%s"', (end) => {
+  const REDIS_URL = `unix://user:p%2Fss@localhost/run/redis/redis%20server.sock${end}`;
   expect(readSettings({ REDIS_URL })).toMatchObject({ REDIS_URL });
 });
 

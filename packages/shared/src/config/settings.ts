@@ -77,10 +77,11 @@ const redisUrl = () =>
       const options = [...searchParams.keys()];
       const refuse = (message: string) => context.addIssue({ code: 'custom', message });
       if (protocol === 'unix:') {
-        if (host !== '' || pathname === '' || pathname === '/')
+        // A URL with a password needs a host.
+        if (!['', 'localhost'].includes(host) || pathname === '' || pathname === '/')
           refuse('not the path of a socket, such as unix:///run/redis/redis.sock');
         else if (options.some((name) => name !== 'db') || !/^\d*$/.test(searchParams.get('db') ?? ''))
-          refuse('an option after "?" that is not "db" with a number');
+          refuse('an option after "?" other than db=<number>');
       } else if (!/^(\/\d*)?$/.test(pathname)) refuse('the path is not a database number such as /0');
       else if (options.some((name) => name !== 'family'))
         refuse(
