@@ -1,4 +1,5 @@
-// The bare pipeline without a server, which is the most that a server can reach. One process, one thread.
+// The bare pipeline without a server: the ceiling of throughput (several texts per call) or the lowest latency (one text).
+// One process, one thread.
 // Arguments: file of sentences, seconds, texts per call (1: in order; more: sorted by length).
 // Prints {"texts", "seconds", "processorMs", "p50", "p99"} as JSON; latencies in milliseconds.
 import { readFileSync } from 'node:fs';

@@ -14,7 +14,7 @@ import { openLoop, peak } from './overload.js';
 import { measured } from './processorTime.js';
 import { queuePath } from './queue.js';
 import { atLeast, atMost, type Curve, machine, median, type Results, type Row, table } from './report.js';
-import { ensureFastApi, fastApi, MANY, sluice, type Target } from './targets.js';
+import { AS_SHIPPED, ensureFastApi, fastApi, MANY, sluice, type Target } from './targets.js';
 import { bareRows, embeddedTexts, servedRows, serveModels, specsOf, vectorBytes } from './tasks.js';
 
 const PARTS = [
@@ -164,7 +164,7 @@ async function serve(): Promise<void> {
   }));
 }
 
-/** Processor time of a request by process, and what is not the model's relative to a text of the bare pipeline. */
+/** Processor time of a request by part, and that of gateway, worker and Redis relative to a text of the bare pipeline. */
 function recordProcessorTime(
   processorMs: Readonly<Record<string, number>>,
   requests: number,
@@ -172,7 +172,7 @@ function recordProcessorTime(
 ): void {
   const us = (name: string) => (1000 * (processorMs[name] ?? 0)) / requests;
   for (const name of Object.keys(processorMs))
-    record(`processor time of a request at 64 clients: ${name}`, us(name), 'µs');
+    record(`Sluice at 64 clients, processor time of a request: ${name}`, us(name), 'µs');
   record('processor time of a text of the bare ceiling', processorUs, 'µs');
   record(
     'processor time of gateway, worker and Redis, relative to the bare ceiling',
@@ -217,7 +217,7 @@ async function queue(): Promise<void> {
   }
 }
 
-/** A file of texts of several sentences each, in a folder that its user removes. */
+/** A file of texts of several sentences each, in a folder that the calling function must remove. */
 function longTexts(count: number): { folder: string; file: string } {
   const folder = mkdtempSync(join(tmpdir(), 'sluice-bench-'));
   const file = join(folder, 'long.txt');
@@ -225,7 +225,7 @@ function longTexts(count: number): { folder: string; file: string } {
   return { folder, file };
 }
 
-/** Texts of four sentences: a row costs as much as with a model that is four times as large. */
+/** Texts of four sentences (about 100 tokens), as a substitute for a model four times as large. */
 async function long(): Promise<void> {
   const { folder, file } = longTexts(4);
   for (let round = 1; round <= rounds; round++) {
@@ -238,7 +238,7 @@ async function long(): Promise<void> {
     const ceiling = (before.perSecond + after.perSecond) / 2;
     record('texts four times as long: Sluice at 64 clients', requests / took, '/s');
     record(
-      'texts four times as long, relative to the bare ceiling',
+      'texts four times as long: Sluice relative to the bare pipeline with these texts',
       requests / took / ceiling,
       '',
       atLeast(0.95),
@@ -253,8 +253,10 @@ async function workers(): Promise<void> {
   const perSecond = async (count: number) => {
     const rig = await Rig.start({ quiet: true });
     const key = await rig.key({ limits: [{ limit: MANY, windowSeconds: 60 }] });
-    const { url } = await rig.gateway();
-    await Promise.all(Array.from({ length: count }, () => rig.worker({ MODEL_PROCESSES: '1' })));
+    const { url } = await rig.gateway(AS_SHIPPED);
+    await Promise.all(
+      Array.from({ length: count }, () => rig.worker({ ...AS_SHIPPED, MODEL_PROCESSES: '1' })),
+    );
     await load({ url, key }, long, { clients: 32, seconds: 3 });
     const { requests, seconds: took } = await load({ url, key }, long, { clients: 32, seconds });
     await rig.close();

@@ -1,7 +1,7 @@
 import { execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 
-/** The groups of processes of a server, by name. */
+/** Process ids of a server, by part: `gateway`, `worker`, `model`, `redis`. */
 export type Processes = Readonly<Record<string, readonly number[]>>;
 
 /** Length of the kernel's unit of processor time in milliseconds. */

@@ -59,6 +59,7 @@ export async function queuePath(
     replies,
     clock,
     gatewayId: 'bench',
+    // With this rate 256 unanswered rows give the longest pause.
     capacity: () => ({ processes: 1, rowsPerSecond: 5_000, batching: true }),
     unansweredRows: () => dispatcher.unansweredRows,
     log: silentLog,

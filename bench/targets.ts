@@ -23,7 +23,7 @@ export interface Target {
 /** A rate limit that counts every request and refuses none. */
 export const MANY = 1_000_000_000;
 
-/** The log as `npm start` writes it. */
+/** Settings of the log as `npm start` has them when its output is not a terminal: level `info`, JSON. */
 export const AS_SHIPPED = { LOG_LEVEL: 'info', LOG_FORMAT: '' };
 
 /** Sluice with one gateway, one worker with one model process per core, and its own Redis. */

@@ -170,7 +170,7 @@ function serverInfo(port) {
  *   started; a process that does not answer is killed
  * @param {number} [port] its earlier port; a free one if not given
  * @returns {Promise<{url: string, socketUrl: string, port: number, child: import('node:child_process').ChildProcess}>}
- *   once it has loaded its data, however long that takes; `socketUrl` is that of its Unix socket, which is faster, or the
+ *   once it has loaded its data, however long that takes; `socketUrl` is that of its Unix socket, or the
  *   same as `url` if the path is too long for a socket
  */
 export async function startRedis(folder, onSpawn = () => {}, port) {

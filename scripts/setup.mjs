@@ -7,8 +7,8 @@ import { fileURLToPath } from 'node:url';
 export const root = fileURLToPath(new URL('../', import.meta.url));
 
 /**
- * Flags of Node by app: the size of the young generation. With 8 MB a gateway spends 17 % of its time on garbage collection,
- * with 16 MB 9 %, and grows to at most 195 MB. A worker makes less garbage.
+ * Flags of Node for each app: the size of the young generation in MB. With 8 MB a gateway (64 clients, Node 24) spends 17 % of
+ * its time on garbage collection, with 16 MB 9 %, and its resident memory stays below 200 MB. A worker makes less garbage.
  */
 export const NODE_FLAGS = {
   gateway: ['--max-semi-space-size=16'],

@@ -151,7 +151,7 @@ function keepApp(name, onReady = () => {}) {
         stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
         env: {
           ...process.env,
-          // For people in a terminal; in a file or a pipe it is for programs, and costs a quarter.
+          // Pretty lines for people in a terminal, JSON for programs.
           LOG_FORMAT: process.env.LOG_FORMAT || (process.stdout.isTTY ? 'pretty' : 'json'),
           DATA_DIR: dataDir,
           HOST: host,

@@ -166,7 +166,7 @@ export class Rig {
     return this.#redis.url;
   }
 
-  /** Of its Unix socket, as `npm start` uses it. */
+  /** URL of the Unix socket, which `npm start` uses. */
   get redisSocketUrl(): string {
     return this.#redis.socketUrl;
   }

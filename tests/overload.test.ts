@@ -3,7 +3,10 @@ import { keyIdOf } from '@sluice/shared';
 import { type Answer, faultyWorkerMain, post, Rig, request, until } from './harness.js';
 
 let texts = 0;
-/** A new text: equal ones that wait at the same time run once. The worker runs one at a time, a little over 0.05 s each. */
+/**
+ * A different text each time, because equal ones that are pending run once. The worker runs one text at a time, a little over
+ * 0.05 s each.
+ */
 const slowText = () => `«slow:50» text ${++texts}`;
 
 const deadline = { REQUEST_TIMEOUT_SECONDS: '2' };
@@ -134,7 +137,7 @@ test('a gateway that joins an overload late gets its fair share', async () => {
   }
 });
 
-test('an overloaded gateway refuses a request before it asks for the rate limit', async () => {
+test('an overloaded gateway refuses a request before it takes a slot', async () => {
   await measureRate();
   const other = await rig.key({ limits: [{ limit: 5, windowSeconds: 60 }] });
   const limitKeys: string[] = [];

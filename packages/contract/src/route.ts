@@ -35,7 +35,10 @@ export interface Route {
   headers?: z.ZodObject;
   /** Whether the body may hold many inputs, and be larger than another one. */
   largeBody?: boolean;
-  /** The task of the models that the route runs, unless its path names the model. */
+  /**
+   * The task of the models that the route runs, unless its path names the model. During overload such requests are refused
+   * before they take a slot.
+   */
   task?: TaskName;
   /** Whether the handler reads the body itself as a stream; it may also be NDJSON. */
   upload?: boolean;

@@ -30,8 +30,9 @@ function redactKeys(text: string): string {
 }
 
 /**
- * Lines are written together, because a write costs about as much as making a line: when so many bytes have gathered, after
- * this time in milliseconds, and before the process exits. At the levels `debug` and `trace` each line is written at once.
+ * JSON lines are written together, because a write costs about as much as making a line: after `minLength` bytes, after
+ * `periodicFlush` milliseconds, and before the process exits. SIGKILL loses the lines that are not written yet. At `debug` and
+ * `trace` each line is written at once.
  */
 const BUFFERED = { sync: false, minLength: 4_096, periodicFlush: 100 };
 

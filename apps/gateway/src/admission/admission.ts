@@ -96,7 +96,10 @@ export class Admission {
     if (refusal) throw refusal;
   }
 
-  /** Why a request would not be admitted now; undefined if it would be, or no live worker has reported a rate. */
+  /**
+   * The refusal of a request if the unanswered rows would take too long; undefined otherwise. It does not check that a live
+   * worker serves the model.
+   */
   refusal(rows: number, timeoutMs: number): Problem | undefined {
     const rowsPerSecond = this.#options.reports().reduce((sum, report) => sum + report.rowsPerSecond, 0);
     if (rowsPerSecond === 0) return undefined;

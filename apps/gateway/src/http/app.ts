@@ -21,7 +21,7 @@ const SINGLE_FIELDS = ['host', 'content-type', 'content-encoding', 'idempotency-
 /** The checks that a request passes on its way to the handler. */
 interface Checks {
   authenticate: (request: Request, access: Exclude<Route['access'], 'open'>) => Promise<Caller | undefined>;
-  /** Why a request would be refused whatever its body is; it has used no slot then. */
+  /** The refusal of a request that would be overloaded with any valid body. */
   overload: (route: Route, request: Request) => Problem | undefined;
   rateLimit: RateLimit;
   readLimit: ReadLimit;

@@ -33,7 +33,7 @@ export function securityHeaders(secure: boolean): RequestHandler {
   };
 }
 
-/** The header fields that a middleware sets, which are the same for all requests. */
+/** Runs a middleware once, and returns the header fields that it sets. They must not depend on the request. */
 function fieldsOf(middleware: ReturnType<typeof helmet>): readonly (readonly [string, string])[] {
   const fields: [string, string][] = [];
   const request = new IncomingMessage(new Socket());

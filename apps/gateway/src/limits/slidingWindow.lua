@@ -71,15 +71,16 @@ local function prune(window)
   if window.taken == 0 then
     redis.call('DEL', window.key)
   else
-    -- The last number of these pairs stays, and becomes the head.
+    -- Removes the head and these numbers except the last, which is overwritten as the new head.
     redis.call('LPOP', window.key, window.gone)
     redis.call('LSET', window.key, 0, text(window.taken))
   end
   window.gone = 0
 end
 
--- Adds `count` slots of now after the latest pair. The caller updates the number at the head.
--- The list lives a quarter of the window longer than its pairs, so its expiry is set once in each quarter.
+-- Adds `count` slots of now after the latest pair. Does not update the number at the head.
+-- The expiry is set only for the first pair in each quarter of the window, so it is a quarter of the window later than the
+-- pairs need.
 local function add(window, count)
   local at = window.latest and tonumber(window.latest[1])
   if at and math.floor(at / window.size) == math.floor(now / window.size) then
@@ -96,13 +97,13 @@ local function add(window, count)
   end
 end
 
--- Reads the oldest pairs again after a change to a list that may have been read whole.
+-- After a change, reads the oldest pairs again if `oldest` held the whole list.
 local function readAgain(window)
   if not window.hasMore then window.oldest = redis.call('LRANGE', window.key, 1, 2 * FIRST_PIECE) end
 end
 
--- If the clock was set back, there are pairs in the future. They become slots of now, so they become free late, never
--- early.
+-- If the clock was set back, some pairs are in the future. Their slots are counted as taken now, so they become free late,
+-- never early.
 local function moveFuture(window)
   if not window.latest or tonumber(window.latest[1]) <= now then return end
   prune(window)
@@ -187,7 +188,7 @@ for i = 1, count do
   }
   read(window)
   moveFuture(window)
-  -- A refusal writes nothing, unless it would read many pairs again.
+  -- A refused call writes nothing, except to remove more than 100 pairs, so that the next call need not read them again.
   if window.gone > 2 * PIECE then prune(window) end
   if not isRefund and window.slots > 0 and window.taken + window.slots > window.limit then allowed = false end
   windows[i] = window

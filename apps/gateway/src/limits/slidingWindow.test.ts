@@ -123,10 +123,10 @@ test('memory is bounded whatever the limit', async () => {
   }
   expect(await rig.redis.llen(`{test}:limit:${key}:10`)).toBe(1 + 2 * 200);
   expect(await limiter.look(key, { nowMs: MINUTE + 199 })).toMatchObject([{ remaining: 994_000 }]);
-  // One window later these entries are gone.
+  // Two windows later these pairs are gone.
   await take(limiter, key, MINUTE + 20_000);
   expect(await rig.redis.llen(`{test}:limit:${key}:10`)).toBe(3);
-  // The window, a quarter of it, and a tick.
+  // In milliseconds: the window (10,000), a quarter of it (2,500), and a tick (1).
   expect(await rig.redis.pttl(`{test}:limit:${key}:10`)).toBeLessThanOrEqual(12_501);
 });
 

@@ -7,9 +7,12 @@ import type { Catalog, CatalogEntry } from './catalog.js';
 /** An input in JSON takes at least this many bytes, such as `"a",`. */
 const MIN_INPUT_BYTES = 4;
 /** A larger body may belong to the bulk lane, which has longer deadlines. */
-const MAX_BODY_BYTES = MIN_INPUT_BYTES * MAX_INTERACTIVE_ROWS;
+const MAX_SMALL_BODY_BYTES = MIN_INPUT_BYTES * MAX_INTERACTIVE_ROWS;
 
-/** Why a request would be refused whatever its body is; undefined if it depends on the body. */
+/**
+ * The refusal of a request that would be overloaded with any valid body; undefined if that depends on the body. It is asked
+ * before the request takes a slot.
+ */
 export type Overload = (
   route: Route,
   request: { params: Readonly<Record<string, unknown>>; headers: IncomingHttpHeaders },
@@ -26,7 +29,7 @@ export function createOverload(catalog: Catalog): Overload {
     return named ? [named] : [];
   };
   return (route, { params, headers }) => {
-    const isSmall = Number(headers['content-length']) <= MAX_BODY_BYTES;
+    const isSmall = Number(headers['content-length']) <= MAX_SMALL_BODY_BYTES;
     if (!isSmall || headers['content-encoding'] !== undefined) return undefined;
     const refusals = entriesOf(route, params).map(({ spec, lanes }) =>
       lanes.interactive.admission.refusal(1, spec.timeoutMs),

@@ -37,7 +37,7 @@ const rowsOf = (text: string, part = 0, settle: PendingRows['settle'] = () => {}
   parameters: { truncation_direction: 'right' },
   group: '',
   part,
-  key: text,
+  contents: text,
   expired: () => false,
   settle,
 });
@@ -60,7 +60,7 @@ test('the parts of an item with many rows do not hold up items that arrive after
   expect(ran).toEqual(['large-0', 'large-1', 'large-2', 'small', 'large-3', 'large-4']);
 });
 
-test('equal items run once and get the same results; if that run fails, each of them runs', async () => {
+test('equal items run once and get the same results; if the item that ran gets none, the equal ones run too', async () => {
   const ran: string[] = [];
   const settled: string[] = [];
   const { pool, answer } = poolOf(ran);

@@ -10,7 +10,7 @@ import type { Throughput } from './throughput.js';
  */
 const MAX_FAILURES_ALONE: Readonly<Record<Lane, number>> = { interactive: 1, bulk: 3 };
 
-/** A micro-batch of a job is sent ahead if no interactive item has arrived for this long, in milliseconds. */
+/** A micro-batch of the bulk lane is sent ahead only if no interactive item has arrived for this long, in milliseconds. */
 const QUIET_MS = 1_000;
 
 /** Rows of an item that wait for their first run. */
@@ -18,16 +18,16 @@ export type PendingRows = RunnableRows &
   Sized & {
     /** How many parts of the same item precede these rows. */
     part: number;
-    /** Equal for items with equal rows and run parameters, which have equal results. */
-    key: string;
+    /** Equal for items with the same rows and run parameters, whose results are the same. */
+    contents: string;
   };
 
 type MicroBatch = [PendingRows, ...PendingRows[]];
 
 /** The first of each set of equal items, in their order. */
 function firstOfEach(items: readonly PendingRows[]): PendingRows[] {
-  const keys = new Set<string>();
-  return items.filter(({ key }) => !keys.has(key) && keys.add(key));
+  const seen = new Set<string>();
+  return items.filter(({ contents }) => !seen.has(contents) && seen.add(contents));
 }
 
 interface PendingOptions {
@@ -42,7 +42,7 @@ interface PendingOptions {
 
 /**
  * The pending rows of one model. The next micro-batch is chosen when a model process is free, so that items that arrive in
- * the meantime can join it; under load, while the process runs the one before it.
+ * the meantime can join it. Under load it is chosen earlier, while the process still runs the previous one.
  */
 export class Pending {
   #items: Record<Lane, PendingRows[]> = { interactive: [], bulk: [] };
@@ -94,20 +94,21 @@ export class Pending {
   }
 
   /**
-   * Takes items out of the pending ones, with those that are equal to them: they get the same results without a run. If a
-   * run fails, the equal ones are pending again, since each item has its own deadline, retries and error.
+   * Takes the chosen items out of the pending ones, and the items equal to each. An equal item gets the same results without a
+   * run. If the chosen item ends without results, its equal items become pending again, because each has its own deadline,
+   * retries and error.
    */
   #take(lane: Lane, [first, ...others]: MicroBatch): MicroBatch {
     const chosen = new Map(
-      [first, ...others].map((item) => [item.key, { item, equal: [] as PendingRows[] }]),
+      [first, ...others].map((item) => [item.contents, { item, equal: [] as PendingRows[] }]),
     );
     this.#items[lane] = this.#items[lane].filter((item) => {
-      const found = chosen.get(item.key);
+      const found = chosen.get(item.contents);
       if (found && found.item !== item) found.equal.push(item);
       return found === undefined;
     });
     const withEqual = (item: PendingRows): PendingRows => {
-      const equal = chosen.get(item.key)?.equal ?? [];
+      const equal = chosen.get(item.contents)?.equal ?? [];
       if (equal.length === 0) return item;
       return {
         ...item,
@@ -137,9 +138,10 @@ export class Pending {
   }
 
   /**
-   * Whether the next micro-batch may be chosen while the present one runs, so that its process does not wait for it: only
-   * if more is pending than one takes, since items that arrive later cannot join it any more. Jobs wait for interactive
-   * items that may arrive.
+   * Whether the next micro-batch may be chosen while the present one runs, so that the process does not wait for it: only if
+   * more items are pending than a micro-batch may have rows, since items that arrive later cannot join it. The bulk lane also
+   * waits until no interactive item has arrived for {@link QUIET_MS}, because one that arrives would have to wait for the run
+   * that was sent ahead.
    */
   #hasWorkAhead(): boolean {
     const { interactive, bulk } = this.#items;

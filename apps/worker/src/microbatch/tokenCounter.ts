@@ -46,7 +46,7 @@ function exactCounterOf(folder: string): ((row: Row) => number) | undefined {
       tokenizer.encode(text, pair === undefined ? {} : { text_pair: pair }).ids.length;
     if (!dividesIntoWords(file)) return whole;
     const plain = (text: string) => tokenizer.encode(text, { add_special_tokens: false }).ids.length;
-    // The library takes an empty second text for none.
+    // The library treats an empty second text as no second text.
     const special = {
       single: whole({ text: 'a' }) - plain('a'),
       pair: whole({ text: 'a', pair: 'a' }) - 2 * plain('a'),

@@ -76,7 +76,7 @@ export async function attempt(
   }
 }
 
-/** Runs rows, again if their process ended in the run before: that says nothing about them. @throws RunError */
+/** Runs rows, in another process if theirs ended before the run started, which says nothing about them. @throws RunError */
 async function run(request: RunRequest, budgetMs: number, lease: Lease, pool: Pool): Promise<RunResult> {
   for (let current = lease; ; current = await pool.acquireAgain()) {
     try {

@@ -26,7 +26,7 @@ interface PoolOptions {
   onBroken: (error: Error) => void;
 }
 
-/** A caller that waits for a process. */
+/** A micro-batch, or an item that runs alone, that waits for a process. */
 interface Waiting {
   /** Whether it accepts a process that is still in another run. */
   mayBeNext: () => boolean;
@@ -44,14 +44,14 @@ export class Pool {
   #options: PoolOptions;
   #processes = new Set<ModelProcess>();
   #idle: ModelProcess[] = [];
-  /** Callers that wait for a process. Second runs are served first. */
+  /** Those that wait for a process. Second runs are served first. */
   #secondRuns: Waiting[] = [];
   #firstRuns: Waiting[] = [];
   /** Reasons to keep a spare: runs that have used half of their budget, and second runs. */
   #spareReasons = 0;
   /** Processes whose run has used half of its budget. */
   #suspected = new Set<ModelProcess>();
-  /** Processes in a run that are reserved for the next one, until that is sent to them. */
+  /** Busy processes that are reserved for their next run, until that is sent. */
   #reserved = new Set<ModelProcess>();
   #failedStarts = 0;
   /** Starts that are delayed after a failed one. */
@@ -108,8 +108,8 @@ export class Pool {
 
   /**
    * Waits for a free process and reserves it for a first run.
-   * @param mayBeNext whether to reserve a process that is still in another run, if none is free. It is asked now, and
-   *   whenever a run ends
+   * @param mayBeNext whether a busy process may be reserved for its next run if none is free. It is called now, and whenever a
+   *   process may have become available
    */
   acquire(mayBeNext: () => boolean): Promise<Lease> {
     return new Promise((resolve) => {
@@ -118,7 +118,10 @@ export class Pool {
     });
   }
 
-  /** Waits for a free process, before all first runs, and reserves it for a second run. */
+  /**
+   * Waits for a free process before all first runs, and reserves it for another run of rows whose run has failed or has not
+   * started.
+   */
   acquireAgain(): Promise<Lease> {
     this.#changeSpareReasons(+1);
     return new Promise((resolve) => {
@@ -207,7 +210,7 @@ export class Pool {
       if (process?.mode !== 'ready') continue;
       (this.#secondRuns.shift() ?? this.#firstRuns.shift())?.resolve(this.#lease(process));
     }
-    // A process that has its next run does not wait for this one between two runs.
+    // A process that already has its next run does not wait for the worker between two runs.
     while (this.#secondRuns.length === 0 && this.#firstRuns[0]?.mayBeNext()) {
       const process = this.#nextToEnd();
       if (process === undefined) return;

@@ -35,7 +35,7 @@ afterEach(async () => {
   }
 });
 
-/** A loaded process whose runs of marked texts are slow or hang. */
+/** A loaded process whose runs of marked texts are slow, hang or crash. */
 async function loaded(): Promise<ModelProcess> {
   const folder = mkdtempSync(join(tmpdir(), 'sluice-test-'));
   const before = process.env.DATA_DIR;
@@ -65,7 +65,7 @@ test('a process takes one run ahead, whose time and budget begin when the run be
   const starts: string[] = [];
   const first = model.run(requestOf('«slow:600» first'), 5_000, () => starts.push('first'));
   expect(model.takesNext).toBe(true);
-  // Its budget is shorter than the run before it.
+  // The budget of the second run is shorter than the first run takes.
   const second = model.run(requestOf('second'), 500, () => starts.push('second'));
   expect([model.takesNext, starts]).toEqual([false, ['first']]);
   await expect(model.run(requestOf('third'), 500)).rejects.toMatchObject({ kind: 'not_started' });
@@ -84,7 +84,7 @@ test('when a run hangs or its process dies, the run after it has not started', a
     const model = await loaded();
     const ends = await Promise.allSettled([
       model.run(requestOf(text), 300),
-      model.run(requestOf('innocent'), 5_000),
+      model.run(requestOf('other'), 5_000),
     ]);
     expect(ends).toMatchObject([{ reason: { kind } }, { reason: { kind: 'not_started' } }]);
     expect(model.mode).toBe('killed');

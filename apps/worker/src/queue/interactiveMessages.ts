@@ -19,7 +19,7 @@ export const INTERACTIVE_QUEUE = {
 };
 
 interface Options {
-  /** Called with each message. */
+  /** Called with each valid message, before its items run. */
   onMessage: (message: InteractiveMessage) => void;
   clock: RedisClock;
   runItem: RunItem;

@@ -99,7 +99,7 @@ export function createRunItem(
             parameters: runParameters,
             group,
             part: i,
-            key: `${group} ${JSON.stringify(part)}`,
+            contents: `${group} ${JSON.stringify(part)}`,
             // The other parts of a failed item need not run.
             expired: () => ended || expired(),
             settle: (settlement) => {

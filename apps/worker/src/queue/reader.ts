@@ -16,8 +16,8 @@ declare module 'ioredis' {
 }
 
 /**
- * BullMQ sets a marker for each message that it adds, and another one for each that it gives out, since more may wait. A reader
- * that waits for a marker would wake for the second one in vain. Returns whether messages wait; if not, removes the marker.
+ * BullMQ sets a marker when a message is added, and again when one is taken, since more may wait. If none waits, that second
+ * marker would wake a worker for nothing. Returns whether messages wait; if none does, removes the marker.
  */
 const REMOVE_STALE_MARKER = `
 if redis.call('LLEN', KEYS[1]) > 0 then return 1 end
@@ -56,7 +56,7 @@ interface QueueReaderOptions {
  */
 export class QueueReader {
   #worker: Worker<unknown, void>;
-  /** Waits for markers. */
+  /** A separate connection, because waiting for a marker blocks it. */
   #blocking: Redis;
   #options: QueueReaderOptions;
   /** Ids of held messages by the token of their lock. A message whose lock was lost may be held twice. */
@@ -74,7 +74,7 @@ export class QueueReader {
     this.#options = options;
     redis.defineCommand('removeStaleMarker', { numberOfKeys: 2, lua: REMOVE_STALE_MARKER });
     this.#blocking = redis.duplicate();
-    this.#blocking.on('error', (err) => log.debug({ err }, 'Queue error'));
+    this.#blocking.on('error', (err) => log.debug({ err }, 'Connection that waits for messages failed'));
     this.#worker = new Worker<unknown, void>(queueName, null, {
       connection: redis,
       prefix: PREFIX,
@@ -122,13 +122,13 @@ export class QueueReader {
         if (this.#closing) return;
         const fetching = this.#worker.getNextJob(token, { block: false });
         // Sent after the fetch, in the same write.
-        const counting = new Promise<void>((resolve) => process.nextTick(resolve)).then(() =>
+        const checking = new Promise<void>((resolve) => process.nextTick(resolve)).then(() =>
           this.#hasMore(),
         );
         const message = await fetching;
         if (message !== undefined) this.#start(message, token);
         // A paused queue gives no message although some wait.
-        mayHaveMore = (await counting) && message !== undefined;
+        mayHaveMore = (await checking) && message !== undefined;
       } catch (err) {
         if (this.#closing) return;
         if (await this.#failMalformed(token)) continue;
@@ -138,7 +138,7 @@ export class QueueReader {
     }
   }
 
-  /** Whether more messages wait; if none do, nobody is woken for them. */
+  /** Whether more messages wait. If none does, it also removes the marker. */
   async #hasMore(): Promise<boolean> {
     const { redis, log } = this.#options;
     try {

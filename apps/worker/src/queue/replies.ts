@@ -17,7 +17,7 @@ interface OpenEntry {
 
 /**
  * Adds replies to the streams of the gateways that sent the items. The items of a micro-batch are settled in the same
- * tick, so their replies to one gateway share an entry.
+ * turn of the event loop, so their replies to one gateway share an entry.
  */
 export class Replies {
   #redis: Redis;
@@ -31,8 +31,9 @@ export class Replies {
   }
 
   /**
-   * Sends a reply; resolves when it is on its way to Redis. What is sent on the same connection afterwards arrives after it,
-   * in the same write if it is sent in the same turn. Nothing happens if the stream of the gateway has expired.
+   * Sends a reply; resolves when the connection has the command, not when Redis has confirmed it. A later command of the same
+   * connection arrives later, in the same write if it is sent in the same turn of the event loop. If the command fails, the
+   * reply is lost, and the failure is logged. Nothing happens if the stream of the gateway has expired.
    */
   send(gatewayId: string, reply: Reply): Promise<void> {
     const open = this.#open.get(gatewayId);

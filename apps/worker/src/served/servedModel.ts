@@ -64,7 +64,7 @@ interface Services {
   replies: Replies;
   /** How many chunks of one caller may be in flight for a model. */
   maxInFlight: (modelId: string) => number;
-  /** Model processes of all live workers that serve a model as this one does. */
+  /** Model processes of all live workers that serve a model with the same hash. */
   fleetProcesses: (spec: ModelSpec) => number;
   /** Called when the processes of a model end again and again. */
   onBroken: (spec: ModelSpec) => void;

@@ -22,7 +22,7 @@ declare module 'ioredis' {
 const SECRET_BYTES = 24;
 const ID_BYTES = 6;
 const GENERATED_KEY = /^sk_([0-9a-f]{12})_[A-Za-z0-9_-]{32}$/;
-/** Records that are kept parsed. */
+/** Maximum number of parsed records in memory. */
 const MAX_PARSED = 10_000;
 /** How many items of a key may wait in unfinished jobs by default. */
 export const DEFAULT_BULK_LIMIT = 100_000;
@@ -171,10 +171,10 @@ export class KeyNotLive extends Error {
   override name = 'KeyNotLive';
 }
 
-/** API keys in Redis. Only hashes are stored, and nothing is cached, so a revocation takes effect at once. */
+/** API keys in Redis. Only hashes are stored. Each use reads the record from Redis, so a revocation takes effect at once. */
 export class Keyring {
   #redis: Redis;
-  /** Parsed records by the id of their key, with the fields as Redis gave them. Each use reads these fields again. */
+  /** Parsed records by key id. A parsed record is used again only if Redis returns the same fields. */
   #parsed = new Map<string, { fields: string; record: KeyRecord }>();
 
   constructor(redis: Redis) {
@@ -208,7 +208,7 @@ export class Keyring {
     return Object.keys(stored).length === 0 ? undefined : this.#parse(keyId, stored);
   }
 
-  /** Parses a record, unless it is as it was before. @throws ZodError */
+  /** Parses a record, or returns the parsed one if its fields have not changed. @throws ZodError */
   #parse(keyId: string, stored: Record<string, string>): KeyRecord {
     const fields = JSON.stringify(stored);
     const known = this.#parsed.get(keyId);

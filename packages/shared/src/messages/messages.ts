@@ -40,7 +40,7 @@ export const interactiveMessageSchema = z.object({
   v: version,
   /** The gateway whose stream receives the replies. */
   gatewayId: z.string().min(1),
-  /** Unanswered rows of the model's lane at all gateways, so that workers share them. */
+  /** Unanswered rows of the model's lane at all gateways; a worker computes its share from it. */
   unansweredRows: z.int().min(0),
   items: z.array(itemSchema).min(1),
 });

@@ -48,7 +48,7 @@ const roles = {
 export type RedisRole = keyof typeof roles;
 
 /**
- * A connection that sends the commands of one turn of the event loop in one write: each write is a system call here and
+ * A connection that sends its commands of one turn of the event loop in one write: each write is a system call here and
  * another one in Redis. The commands stay separate, so each has its own answer or error.
  */
 class TurnRedis extends Redis {
@@ -62,10 +62,10 @@ class TurnRedis extends Redis {
   }
 }
 
-/** Without the option that changes the types of replies. */
+/** `replyMapping` would change the types of replies. */
 type Options = Omit<RedisOptions, 'replyMapping'>;
 
-/** Where a URL leads, in the options of ioredis, which knows no URL of a Unix socket. */
+/** The options of ioredis for a URL; it cannot parse `unix://` itself. */
 function serverOf(url: string): Options {
   const { protocol, hostname, port, pathname, username, password, searchParams } = new URL(url);
   const isSocket = protocol === 'unix:';

@@ -33,7 +33,7 @@ const MAX_WORDS = 50_000;
 /** Longer words rarely occur again. */
 const MAX_WORD_CHARS = 32;
 
-/** How many tokens each word has, of the words that were counted recently. */
+/** Numbers of tokens of words. When it is full, the oldest entry is removed. */
 export class WordCache {
   #counts = new Map<string, number>();
 
