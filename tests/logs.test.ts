@@ -35,6 +35,7 @@ test('a job has a line when it is accepted and one when it has ended, by the wor
   const { job_id } = (await post(`${url}/analyze_batch`, key, { texts: ['fine', '«refuse»', 'fine'] })).body;
   const keyId = (await request(`${url}/me`, { headers: { 'X-API-Key': key } })).body.key_id;
   const job = { job_id, key_id: keyId, model: 'minilm-l6-sst2', total: 3 };
+  await until('its start is logged', () => lines(gateway, 'Job accepted').length > 0);
   expect(lines(gateway, 'Job accepted')).toMatchObject([job]);
   await until('its end is logged', () => lines(worker, 'Job ended').length > 0);
   expect(lines(worker, 'Job ended')).toMatchObject([
@@ -61,6 +62,9 @@ test('the request id is on the lines of the worker, also if clients repeat it; a
     lines(worker, 'Item failed when it ran alone').some(
       ({ level, kind, request_id: id }) => level === 40 && kind === 'refused' && id === 'my-request',
     ),
+  );
+  await until('the gateway has logged it', () =>
+    lines(gateway, 'Request completed').some(({ status }) => status === 500),
   );
   expect(lines(gateway, 'Request completed')).toContainEqual(
     expect.objectContaining({ level: 50, request_id: 'my-request', status: 500, code: 'analysis_failed' }),
