@@ -30,13 +30,6 @@ function redactKeys(text: string): string {
 }
 
 /**
- * JSON lines are written together, because a write costs about as much as making a line: after `minLength` bytes, after
- * `periodicFlush` milliseconds, and before the process exits. SIGKILL loses the lines that are not written yet. At `debug` and
- * `trace` each line is written at once.
- */
-const BUFFERED = { sync: false, minLength: 4_096, periodicFlush: 100 };
-
-/**
  * A logger to standard output that removes keys and URL credentials.
  * @param name of the process, part of every line
  */
@@ -44,11 +37,10 @@ export function createLog(
   name: string,
   { LOG_LEVEL, LOG_FORMAT }: { LOG_LEVEL: string; LOG_FORMAT: 'json' | 'pretty' },
 ): Log {
-  const isDebugging = LOG_LEVEL === 'debug' || LOG_LEVEL === 'trace';
   const destination: DestinationStream =
     LOG_FORMAT === 'pretty'
       ? pretty({ sync: true, ignore: 'pid,hostname', translateTime: 'SYS:HH:MM:ss.l', singleLine: true })
-      : pino.destination({ dest: 1, ...(isDebugging ? { sync: true } : BUFFERED) });
+      : pino.destination({ dest: 1, sync: true });
   return pino(
     {
       name,

@@ -26,12 +26,13 @@ test.each([
   ...['p/ss', 'p#ss', 'p?ss', 'p@ss', 'p ss', 'p\\ss', 'p"ss', 'ss/w#rd', '50%off', 'p%ff'].map(
     (password) => ['REDIS_URL', `redis://:${password}@localhost:6379`],
   ),
-  ...['abc', '-1', '0/1', '1x', '?password=secret', '?db=5', '0?family=6&db=5'].map((database) => [
-    'REDIS_URL',
-    `redis://localhost:6379/${database}`,
-  ]),
+  ...['abc', '-1', '0/1', '1x', '?password=secret', '?db=5', '0?family=6&db=5', '?family=abc'].map(
+    (database) => ['REDIS_URL', `redis://localhost:6379/${database}`],
+  ),
   ...[
     '/?db=1',
+    '/redis%zz.sock',
+    ':secret@/redis.sock',
     'host/redis.sock',
     '/redis.sock?db=x',
     '/redis.sock?password=secret',

@@ -67,6 +67,11 @@ const redisUrl = () =>
       error: 'a special character in the user name or password; write it percent-encoded, such as %2F for /',
       abort: true,
     })
+    .refine((text) => !/^unix:\/\/[^/]*@\//.test(text), {
+      error:
+        'a password of a Unix socket needs a host, as in unix://:password@localhost/run/redis/redis.sock',
+      abort: true,
+    })
     .pipe(url('redis', 'rediss', 'unix'))
     .refine((text) => [new URL(text).username, new URL(text).password].every(isPercentEncoded), {
       error: 'a % in the user name or password that encodes nothing; write %25 for %',
@@ -77,15 +82,14 @@ const redisUrl = () =>
       const options = [...searchParams.keys()];
       const refuse = (message: string) => context.addIssue({ code: 'custom', message });
       if (protocol === 'unix:') {
-        // A URL with a password needs a host.
-        if (!['', 'localhost'].includes(host) || pathname === '' || pathname === '/')
+        if (!['', 'localhost'].includes(host) || ['', '/'].includes(pathname) || !isPercentEncoded(pathname))
           refuse('not the path of a socket, such as unix:///run/redis/redis.sock');
         else if (options.some((name) => name !== 'db') || !/^\d*$/.test(searchParams.get('db') ?? ''))
           refuse('an option after "?" other than db=<number>');
       } else if (!/^(\/\d*)?$/.test(pathname)) refuse('the path is not a database number such as /0');
-      else if (options.some((name) => name !== 'family'))
+      else if (options.some((name) => name !== 'family') || !/^[46]?$/.test(searchParams.get('family') ?? ''))
         refuse(
-          'an option after "?" that is not "family"; the password and the database have their places before it',
+          'an option after "?" other than family=4 or family=6; the password and the database have their places before it',
         );
     });
 

@@ -1,8 +1,15 @@
-/** The messages of an error of Redis; a transaction that was discarded has its causes in `previousErrors`. */
-function messagesOf(error: unknown): string[] {
-  if (typeof error !== 'object' || error === null) return [];
+/**
+ * The messages of an error of Redis; a transaction that was discarded has its causes in `previousErrors`. When a connection
+ * breaks, ioredis puts its error among the causes of the same error.
+ */
+function messagesOf(error: unknown, seen = new Set<unknown>()): string[] {
+  if (typeof error !== 'object' || error === null || seen.has(error)) return [];
+  seen.add(error);
   const causes = 'previousErrors' in error && Array.isArray(error.previousErrors) ? error.previousErrors : [];
-  return ['message' in error ? String(error.message) : '', ...causes.flatMap(messagesOf)];
+  return [
+    'message' in error ? String(error.message) : '',
+    ...causes.flatMap((cause) => messagesOf(cause, seen)),
+  ];
 }
 
 /** Whether a message has one of these codes, at its beginning or inside the error of a script. */
