@@ -28,4 +28,4 @@ RUN mkdir /data && chown node:node /data
 USER node
 EXPOSE 8000
 ENTRYPOINT ["/app/scripts/container.sh"]
-CMD ["node", "apps/gateway/dist/main.js"]
+CMD ["node", "--max-semi-space-size=16", "apps/gateway/dist/main.js"]

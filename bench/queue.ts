@@ -65,10 +65,12 @@ export async function queuePath(
     log: silentLog,
   });
   await until('Redis answers', () => !clock.away);
+  let submitted = 0;
   const submit = () =>
     dispatcher.submit({
       requestId: 'bench',
-      input: 'fine',
+      // Equal inputs would run once.
+      input: `fine ${++submitted}`,
       parameters: {},
       rows: 1,
       timeoutMs: 5_000,

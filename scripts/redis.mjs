@@ -162,6 +162,8 @@ function serverInfo(port) {
   });
 }
 
+const unixUrl = (path) => `unix://${path.split('/').map(encodeURIComponent).join('/')}`;
+
 /**
  * Starts a Redis server on 127.0.0.1. It is detached, so that Ctrl-C in a terminal does not reach it before the apps have
  * drained.
@@ -178,7 +180,7 @@ export async function startRedis(folder, onSpawn = () => {}, port) {
   mkdirSync(folder, { recursive: true, mode: 0o700 });
   await endEarlier(folder);
   const socket = resolve(folder, 'redis.sock');
-  const hasSocket = Buffer.byteLength(socket) <= MAX_SOCKET_PATH_BYTES;
+  let hasSocket = Buffer.byteLength(socket) <= MAX_SOCKET_PATH_BYTES;
   const until = Date.now() + START_TIMEOUT_MS;
   while (Date.now() < until) {
     const usedPort = port ?? (await freePort());
@@ -207,7 +209,7 @@ export async function startRedis(folder, onSpawn = () => {}, port) {
       if (info?.includes(`process_id:${child.pid}\r\n`)) {
         if (info.includes('loading:0')) {
           const url = `redis://127.0.0.1:${usedPort}`;
-          return { url, socketUrl: hasSocket ? `unix://${encodeURI(socket)}` : url, port: usedPort, child };
+          return { url, socketUrl: hasSocket ? unixUrl(socket) : url, port: usedPort, child };
         }
         if (!loading) say('Redis is loading its data');
         loading = true;
@@ -216,6 +218,8 @@ export async function startRedis(folder, onSpawn = () => {}, port) {
     }
     child.kill('SIGKILL');
     await gone;
+    // Some file systems have no sockets.
+    hasSocket = false;
     await delay(200);
   }
   throw new SetupError(`Redis did not start; see ${join(folder, 'redis.log')}`);

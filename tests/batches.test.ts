@@ -312,9 +312,12 @@ test('under full interactive load a job still progresses, and a request waits fo
   expect(Math.min(...alone)).toBeLessThan(450);
   const before = await completed();
   let loaded = true;
+  let sent = 0;
   const clients = Array.from({ length: 24 }, async () => {
     const statuses = [];
-    while (loaded) statuses.push((await post(`${url}/predict`, key, { text: '«slow:100» load' })).status);
+    // Equal texts would run once.
+    while (loaded)
+      statuses.push((await post(`${url}/predict`, key, { text: `«slow:100» ${++sent}` })).status);
     return statuses;
   });
   await until('the job has progressed', async () => (await completed()) >= before + 32, 20_000);

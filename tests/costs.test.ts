@@ -145,7 +145,9 @@ test('a request that is refused with 503 costs no texts and no tokens', async ()
   ]);
   const key = await rig.key({ limits: [texts(1_000), tokens(10_000)] });
   const busy = await rig.key();
-  const waiting = Array.from({ length: 40 }, () => post(`${url}/predict`, busy, { text: '«slow:50»' }));
+  const waiting = Array.from({ length: 40 }, (_, i) =>
+    post(`${url}/predict`, busy, { text: `«slow:50» ${i}` }),
+  );
   let refused: Answer | undefined;
   await until('a request is refused', async () => {
     const before = await remaining(url, key);

@@ -37,9 +37,11 @@ serve(async (message, onRun) => {
       const delays = texts.map((text) => Number(/«slow:(\d+)»/.exec(text)?.[1] ?? 0));
       await delay(Math.max(...delays));
       const results = await model.run(rows, parameters);
-      return results.map((result, i) =>
-        texts[i].includes('«nan»') ? { ...result, raw: result.raw.map(() => Number.NaN) } : result,
-      );
+      return results.map((result, i) => {
+        if (texts[i].includes('«nan»')) return { ...result, raw: result.raw.map(() => Number.NaN) };
+        if (texts[i].includes('«large»')) return { ...result, raw: new Float32Array(500_000) };
+        return result;
+      });
     },
   };
 });

@@ -122,6 +122,9 @@ interface Endpoint {
 
 type Endpoints = readonly [Endpoint, ...Endpoint[]];
 
+/** What families that share a path must agree on, since it is needed before the body decides whose request it is. */
+const AGREED = ['access', 'limited', 'task'] as const;
+
 /** The routes of all families; those with the same method and path are together. */
 function endpointsOf(families: readonly Family[]): Endpoints[] {
   const found = new Map<string, Endpoints>();
@@ -130,8 +133,8 @@ function endpointsOf(families: readonly Family[]): Endpoints[] {
       const name = `${route.method} ${route.path}`;
       const endpoint = { route, handler, family };
       const known = found.get(name);
-      if (known && (known[0].route.access !== route.access || known[0].route.limited !== route.limited))
-        throw new RangeError(`The families that share ${name} must agree on its access and limit`);
+      if (known && AGREED.some((field) => known[0].route[field] !== route[field]))
+        throw new RangeError(`The families that share ${name} must agree on its ${AGREED.join(', ')}`);
       found.set(name, known ? [...known, endpoint] : [endpoint]);
     }
   }

@@ -97,9 +97,12 @@ local function add(window, count)
   end
 end
 
--- After a change, reads the oldest pairs again if `oldest` held the whole list.
+-- After a change, reads the oldest pairs again if `oldest` held the latest one.
 local function readAgain(window)
-  if not window.hasMore then window.oldest = redis.call('LRANGE', window.key, 1, 2 * FIRST_PIECE) end
+  local last = window.oldest[#window.oldest - 1]
+  if not window.hasMore or (window.latest and last == window.latest[1]) then
+    window.oldest = redis.call('LRANGE', window.key, 1, 2 * FIRST_PIECE)
+  end
 end
 
 -- If the clock was set back, some pairs are in the future. Their slots are counted as taken now, so they become free late,
@@ -140,7 +143,8 @@ local function refund(window)
       local entryTick = math.floor(tonumber(entries[i]) / window.size)
       if entryTick < window.tick then return end
       if entryTick == window.tick then
-        local at, count = first + i - 1, tonumber(entries[i + 1]) - slots
+        local returned = math.min(slots, tonumber(entries[i + 1]))
+        local at, count = first + i - 1, tonumber(entries[i + 1]) - returned
         if count > 0 then
           redis.call('LSET', key, at + 1, text(count))
         else
@@ -148,7 +152,7 @@ local function refund(window)
           redis.call('LSET', key, at + 1, 'x')
           redis.call('LREM', key, 2, 'x')
         end
-        window.taken = math.max(0, window.taken - slots)
+        window.taken = math.max(0, window.taken - returned)
         if window.taken > 0 then redis.call('LSET', key, 0, text(window.taken)) else redis.call('DEL', key) end
         window.hasMore = false
         readAgain(window)

@@ -31,9 +31,10 @@ export function createOverload(catalog: Catalog): Overload {
   return (route, { params, headers }) => {
     const isSmall = Number(headers['content-length']) <= MAX_SMALL_BODY_BYTES;
     if (!isSmall || headers['content-encoding'] !== undefined) return undefined;
-    const refusals = entriesOf(route, params).map(({ spec, lanes }) =>
-      lanes.interactive.admission.refusal(1, spec.timeoutMs),
-    );
+    const entries = entriesOf(route, params);
+    // Its rows are inputs times labels, so a small body may have many.
+    if (entries.some(({ spec }) => spec.task === 'zero-shot-classification')) return undefined;
+    const refusals = entries.map(({ spec, lanes }) => lanes.interactive.admission.refusal(1, spec.timeoutMs));
     return refusals.every((refusal) => refusal !== undefined) ? refusals[0] : undefined;
   };
 }

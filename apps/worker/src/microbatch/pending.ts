@@ -116,7 +116,8 @@ export class Pending {
           item.settle(settlement);
           for (const other of equal) {
             if (settlement.kind === 'ran') other.settle(settlement);
-            else this.add(lane, other);
+            // They run together, and if need be alone, but not one after the other.
+            else this.add(lane, { ...other, contents: `${other.id} ${other.part}` });
           }
         },
       };
@@ -126,28 +127,32 @@ export class Pending {
 
   async #run(lane: Lane, items: MicroBatch, lease: Lease): Promise<void> {
     const { pool, budgetMs, throughput, log } = this.#options;
-    const busyMs = await attempt(items, lease, {
+    const ran = await attempt(items, lease, {
       pool,
       budgetMs: (rows, tokens) => budgetMs(lane, rows, tokens),
       maxFailuresAlone: MAX_FAILURES_ALONE[lane],
       log,
     });
-    if (busyMs === undefined) return;
-    const rows = items.reduce((sum, item) => sum + item.rows.length, 0);
-    throughput.record({ lane, rows, busyMs, nowMs: performance.now() });
+    if (ran === 'not_started') {
+      this.#items[lane].unshift(...items);
+      void this.#runAll();
+    } else if (ran !== 'failed') {
+      const rows = items.reduce((sum, item) => sum + item.rows.length, 0);
+      throughput.record({ lane, rows, busyMs: ran, nowMs: performance.now() });
+    }
   }
 
   /**
    * Whether the next micro-batch may be chosen while the present one runs, so that the process does not wait for it: only if
-   * more items are pending than a micro-batch may have rows, since items that arrive later cannot join it. The bulk lane also
+   * more rows are pending than a micro-batch may have, since items that arrive later cannot join it. The bulk lane also
    * waits until no interactive item has arrived for {@link QUIET_MS}, because one that arrives would have to wait for the run
    * that was sent ahead.
    */
   #hasWorkAhead(): boolean {
-    const { interactive, bulk } = this.#items;
-    const { limits } = this.#options;
-    if (interactive.length > limits.rows) return true;
-    return bulk.length > limits.rows && performance.now() - this.#interactiveMs > QUIET_MS;
+    const isEnough = (items: readonly PendingRows[]) =>
+      firstOfEach(items).reduce((sum, { rows }) => sum + rows.length, 0) > this.#options.limits.rows;
+    if (isEnough(this.#items.interactive)) return true;
+    return performance.now() - this.#interactiveMs > QUIET_MS && isEnough(this.#items.bulk);
   }
 
   #dropExpired(lane: Lane): void {

@@ -40,8 +40,8 @@ export function createTokenEstimate(maxTokens: number): (row: Row) => number {
 /** Counts with the tokenizer of a model; undefined if this library does not support it. */
 function exactCounterOf(folder: string): ((row: Row) => number) | undefined {
   try {
-    const file: unknown = JSON.parse(readFileSync(join(folder, 'tokenizer.json'), 'utf8'));
-    const tokenizer = new Tokenizer(file as object, {});
+    const file: object = JSON.parse(readFileSync(join(folder, 'tokenizer.json'), 'utf8'));
+    const tokenizer = new Tokenizer(file, {});
     const whole = ({ text, pair }: Row) =>
       tokenizer.encode(text, pair === undefined ? {} : { text_pair: pair }).ids.length;
     if (!dividesIntoWords(file)) return whole;

@@ -12,6 +12,7 @@ export function serve(load: Load): void {
   /** Runs follow each other: the parent sends the next one while the present one runs. */
   let runs = Promise.resolve();
   const send = (message: FromProcess, then: () => void = () => {}) => process.send?.(message, then);
+  const sent = (message: FromProcess) => new Promise<void>((resolve) => send(message, resolve));
 
   async function begin(message: LoadMessage): Promise<void> {
     try {
@@ -26,9 +27,11 @@ export function serve(load: Load): void {
   async function run({ runId, rows, parameters }: RunMessage): Promise<void> {
     try {
       if (model === undefined) throw new Error('No model is loaded');
-      send({ type: 'result', runId, results: await model.run(rows, parameters) });
+      const results = await model.run(rows, parameters);
+      // The next run blocks this thread, and with it what is still to be sent.
+      await sent({ type: 'result', runId, results });
     } catch (error) {
-      send({ type: 'refused', runId, reason: reasonOf(error) });
+      await sent({ type: 'refused', runId, reason: reasonOf(error) });
     }
   }
 

@@ -2,7 +2,7 @@ import { type Log, requestIdOf } from '@sluice/shared';
 import type { Row } from '@sluice/tasks';
 import type { Lease, Pool } from './pool.js';
 import type { RowResult, RunRequest } from './protocol.js';
-import { RunError, type RunResult } from './supervisor.js';
+import { RunError } from './supervisor.js';
 
 /** How rows ended: with results, with an error, or dropped before a run because nobody waits for them any more. */
 export type Settlement =
@@ -39,19 +39,20 @@ interface AttemptOptions {
  * Runs a micro-batch with equal run parameters: first together; if that fails, the rows of each item alone; then an error.
  * All retries happen here. An item is blamed only for what happens when it runs alone: a hang gives 408, a crash or
  * refusal gives 500.
- * @returns how long the run together took, in milliseconds; undefined if it gave no results
+ * @returns how long the run together took, in milliseconds; `failed` if it gave no results; `not_started` if the items must
+ *   run another time, because their process has ended in the run before
  */
 export async function attempt(
   items: readonly [RunnableRows, ...RunnableRows[]],
   lease: Lease,
   options: AttemptOptions,
-): Promise<number | undefined> {
+): Promise<number | 'failed' | 'not_started'> {
   const { log, budgetMs } = options;
   try {
     const rows = items.flatMap((item) => item.rows);
     const tokens = Math.max(...items.map((item) => item.tokens));
     const request = { rows, parameters: items[0].parameters };
-    const { results, ms } = await run(request, budgetMs(rows.length, tokens), lease, options.pool);
+    const { results, ms } = await lease.run(request, budgetMs(rows.length, tokens));
     let start = 0;
     for (const item of items) {
       const end = start + item.rows.length;
@@ -61,6 +62,7 @@ export async function attempt(
     return ms;
   } catch (error) {
     if (!(error instanceof RunError)) throw error;
+    if (error.kind === 'not_started') return 'not_started';
     log.warn(
       {
         kind: error.kind,
@@ -72,18 +74,7 @@ export async function attempt(
     );
     log.debug({ err: error }, 'Micro-batch failed');
     await Promise.all(items.map((item) => attemptAlone(item, options)));
-    return undefined;
-  }
-}
-
-/** Runs rows, in another process if theirs ended before the run started, which says nothing about them. @throws RunError */
-async function run(request: RunRequest, budgetMs: number, lease: Lease, pool: Pool): Promise<RunResult> {
-  for (let current = lease; ; current = await pool.acquireAgain()) {
-    try {
-      return await current.run(request, budgetMs);
-    } catch (error) {
-      if (!(error instanceof RunError) || error.kind !== 'not_started') throw error;
-    }
+    return 'failed';
   }
 }
 
@@ -99,11 +90,15 @@ async function attemptAlone(item: RunnableRows, options: AttemptOptions): Promis
     }
     try {
       const request = { rows: [...rows], parameters };
-      settleWith(item, (await run(request, budgetMs(rows.length, tokens), lease, pool)).results);
+      settleWith(item, (await lease.run(request, budgetMs(rows.length, tokens))).results);
       return;
     } catch (error) {
       if (!(error instanceof RunError)) throw error;
       const { kind, reason } = error;
+      if (kind === 'not_started') {
+        failures--;
+        continue;
+      }
       log.warn({ kind, reason, request_id: requestIdOf(id) }, 'Item failed when it ran alone');
       log.debug({ err: error }, 'Item failed');
       // The model would refuse the item again.

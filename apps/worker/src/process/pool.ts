@@ -26,8 +26,8 @@ interface PoolOptions {
   onBroken: (error: Error) => void;
 }
 
-/** A micro-batch, or an item that runs alone, that waits for a process. */
-interface Waiting {
+/** A micro-batch that waits for a process. */
+interface FirstRun {
   /** Whether it accepts a process that is still in another run. */
   mayBeNext: () => boolean;
   resolve: (lease: Lease) => void;
@@ -45,14 +45,12 @@ export class Pool {
   #processes = new Set<ModelProcess>();
   #idle: ModelProcess[] = [];
   /** Those that wait for a process. Second runs are served first. */
-  #secondRuns: Waiting[] = [];
-  #firstRuns: Waiting[] = [];
+  #secondRuns: ((lease: Lease) => void)[] = [];
+  #firstRuns: FirstRun[] = [];
   /** Reasons to keep a spare: runs that have used half of their budget, and second runs. */
   #spareReasons = 0;
   /** Processes whose run has used half of its budget. */
   #suspected = new Set<ModelProcess>();
-  /** Busy processes that are reserved for their next run, until that is sent. */
-  #reserved = new Set<ModelProcess>();
   #failedStarts = 0;
   /** Starts that are delayed after a failed one. */
   #delayedStarts = 0;
@@ -119,16 +117,12 @@ export class Pool {
   }
 
   /**
-   * Waits for a free process before all first runs, and reserves it for another run of rows whose run has failed or has not
-   * started.
+   * Waits for a free process before all first runs, and reserves it for a second run.
    */
   acquireAgain(): Promise<Lease> {
     this.#changeSpareReasons(+1);
     return new Promise((resolve) => {
-      this.#secondRuns.push({
-        mayBeNext: () => false,
-        resolve: (lease) => resolve(this.#withSpare(lease)),
-      });
+      this.#secondRuns.push((lease) => resolve(this.#withSpare(lease)));
       this.#serveNext();
     });
   }
@@ -208,13 +202,12 @@ export class Pool {
       // The process that ran last: its model is still in the cache of its core.
       const process = this.#idle.pop();
       if (process?.mode !== 'ready') continue;
-      (this.#secondRuns.shift() ?? this.#firstRuns.shift())?.resolve(this.#lease(process));
+      (this.#secondRuns.shift() ?? this.#firstRuns.shift()?.resolve)?.(this.#lease(process));
     }
     // A process that already has its next run does not wait for the worker between two runs.
     while (this.#secondRuns.length === 0 && this.#firstRuns[0]?.mayBeNext()) {
       const process = this.#nextToEnd();
       if (process === undefined) return;
-      this.#reserved.add(process);
       this.#firstRuns.shift()?.resolve(this.#lease(process));
     }
   }
@@ -222,20 +215,18 @@ export class Pool {
   /** The process whose run started first, of those that can take another one. */
   #nextToEnd(): ModelProcess | undefined {
     return [...this.#processes]
-      .filter((process) => process.takesNext && !this.#reserved.has(process) && !this.#suspected.has(process))
+      .filter((process) => process.takesNext && !this.#suspected.has(process))
       .sort((one, other) => (one.runStartedMs ?? 0) - (other.runStartedMs ?? 0))[0];
   }
 
   #lease(process: ModelProcess): Lease {
     const release = () => {
-      this.#reserved.delete(process);
       if (process.mode === 'ready' && !this.#idle.includes(process)) this.#idle.push(process);
       this.#serveNext();
       this.#adjust();
     };
     return {
       run: async (request, budgetMs) => {
-        this.#reserved.delete(process);
         let timer: NodeJS.Timeout | undefined;
         const onStart = () => {
           const dueMs = performance.now() + budgetMs / 2;
@@ -244,6 +235,8 @@ export class Pool {
             if (performance.now() - dueMs > PAUSED_MS) return;
             this.#suspected.add(process);
             this.#changeSpareReasons(+1);
+            // Its next run need not wait for it.
+            void process.dropNext().then(release);
           }, budgetMs / 2);
         };
         try {

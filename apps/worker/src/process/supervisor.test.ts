@@ -76,6 +76,20 @@ test('a process takes one run ahead, whose time and budget begin when the run be
   expect([one.results.length, two.results.length, model.mode]).toEqual([1, 1, 'ready']);
 });
 
+test('a large result is sent before the next run begins', async () => {
+  for (const [text, kind] of [
+    ['«hang»', 'hung'],
+    ['«crash»', 'crashed'],
+  ] as const) {
+    const model = await loaded();
+    const [large, next] = await Promise.allSettled([
+      model.run(requestOf('«large»'), 5_000),
+      model.run(requestOf(text), 500),
+    ]);
+    expect([large.status, next]).toMatchObject(['fulfilled', { reason: { kind } }]);
+  }
+});
+
 test('when a run hangs or its process dies, the run after it has not started', async () => {
   for (const [text, kind] of [
     ['«hang»', 'hung'],

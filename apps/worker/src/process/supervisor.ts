@@ -225,6 +225,21 @@ export class ModelProcess {
     run.onStart();
   }
 
+  /**
+   * Gives up the next run, so that another process can run it. This process may still run it, and its results are ignored.
+   * Resolves when the process is done with it.
+   */
+  async dropNext(): Promise<void> {
+    const next = this.#next;
+    if (next === undefined) return;
+    await new Promise<void>((resolve) => {
+      next.reject(new RunError('not_started', 'The run before it takes too long'));
+      next.onStart = () => {};
+      next.resolve = () => resolve();
+      next.reject = () => resolve();
+    });
+  }
+
   /** Ends the process, even a stopped one. May be called twice. */
   kill(reason = 'it was ended'): void {
     if (this.#mode !== 'killed') this.#wasKilled = true;

@@ -43,3 +43,38 @@ test('the reader takes messages while fewer rows than the maximum are held, what
   expect(await queue.getJobCounts('wait', 'active', 'failed')).toEqual({ wait: 0, active: 0, failed: 0 });
   await queue.close();
 });
+
+/** A reader whose messages are done at once. */
+const readerOf = (queueName: string, done: () => void = () => {}) =>
+  new QueueReader({
+    redis: rig.redis,
+    queueName,
+    lockMs: 30_000,
+    maxStalled: 1,
+    maxRows: () => 8,
+    work: async () => done(),
+    log: silentLog,
+  });
+
+test('when no message waits, no marker is left to wake a worker', async () => {
+  const queue = new Queue('marker-test', { connection: rig.redis, prefix: PREFIX });
+  let done = 0;
+  const reader = readerOf(queue.name, () => done++);
+  for (let i = 1; i <= 3; i++) {
+    await queue.add('message', {});
+    await until('it is done', () => done === i);
+    await until('there is no marker', async () => (await rig.redis.zcard(queue.toKey('marker'))) === 0, 900);
+  }
+  await reader.close(false);
+  await queue.close();
+});
+
+test('a reader that is closed while Redis is down ends when Redis is back', async () => {
+  const reader = readerOf('close-test');
+  await until('it waits', async () => /cmd=bzpopmin/.test(String(await rig.redis.client('LIST'))));
+  process.kill(rig.redisPid, 'SIGKILL');
+  await until('the connection is broken', () => rig.redis.status !== 'ready');
+  const closed = reader.close(false);
+  await rig.restartRedis();
+  await closed;
+}, 20_000);

@@ -67,6 +67,7 @@ export class QueueReader {
   #renewing = false;
   #loop: Promise<void>;
   #closing = false;
+  #stopWaiting: () => void = () => {};
   #wake: () => void = () => {};
 
   constructor(options: QueueReaderOptions) {
@@ -95,8 +96,8 @@ export class QueueReader {
   async close(force: boolean): Promise<void> {
     this.#closing = true;
     this.#wake();
-    if (!force) await Promise.all(this.#works);
     // Ends the wait for a marker; a fetch under way still delivers its message.
+    this.#stopWaiting();
     this.#blocking.disconnect();
     if (!force) {
       await this.#loop;
@@ -107,7 +108,7 @@ export class QueueReader {
   }
 
   async #run(): Promise<void> {
-    const { maxRows, log } = this.#options;
+    const { redis, maxRows, log } = this.#options;
     let mayHaveMore = true;
     while (!this.#closing) {
       if (this.#heldRows >= maxRows()) {
@@ -118,8 +119,12 @@ export class QueueReader {
       }
       const token = randomUUID();
       try {
-        if (!mayHaveMore) await this.#blocking.bzpopmin(this.#worker.toKey('marker'), POLL_SECONDS);
-        if (this.#closing) return;
+        const marker = mayHaveMore ? undefined : await this.#awaitMarker();
+        if (this.#closing) {
+          // For another worker.
+          if (marker) redis.zadd(this.#worker.toKey('marker'), 0, '0').catch(() => {});
+          return;
+        }
         const fetching = this.#worker.getNextJob(token, { block: false });
         // Sent after the fetch, in the same write.
         const checking = new Promise<void>((resolve) => process.nextTick(resolve)).then(() =>
@@ -136,6 +141,15 @@ export class QueueReader {
         await delay(RETRY_MS, undefined, { ref: false });
       }
     }
+  }
+
+  /** Waits until a message may be in the queue. Resolves to the marker, if it was removed for this. */
+  #awaitMarker(): Promise<unknown> {
+    return new Promise((resolve, reject) => {
+      // A connection that is closed while it is interrupted never answers.
+      this.#stopWaiting = () => resolve(undefined);
+      this.#blocking.bzpopmin(this.#worker.toKey('marker'), POLL_SECONDS).then(resolve, reject);
+    });
   }
 
   /** Whether more messages wait. If none does, it also removes the marker. */

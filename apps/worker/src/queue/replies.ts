@@ -45,12 +45,13 @@ export class Replies {
     const sent = new Promise<void>((resolve) => process.nextTick(resolve)).then(() => {
       this.#open.delete(gatewayId);
       this.#add(gatewayId, replies).catch((err: unknown) =>
-        this.#log.debug({ err }, 'Could not send replies'),
+        this.#log.warn({ err, replies: replies.length }, 'Could not send replies'),
       );
     });
     this.#open.set(gatewayId, { replies, sent });
     return sent;
   }
+
   async #add(gatewayId: string, replies: Reply[]): Promise<void> {
     await this.#redis.xadd(
       names.replies(gatewayId),

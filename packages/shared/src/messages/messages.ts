@@ -41,7 +41,7 @@ export const interactiveMessageSchema = z.object({
   /** The gateway whose stream receives the replies. */
   gatewayId: z.string().min(1),
   /** Unanswered rows of the model's lane at all gateways; a worker computes its share from it. */
-  unansweredRows: z.int().min(0),
+  unansweredRows: z.int().min(0).default(0),
   items: z.array(itemSchema).min(1),
 });
 export type InteractiveMessage = z.infer<typeof interactiveMessageSchema>;
