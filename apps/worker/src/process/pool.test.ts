@@ -9,6 +9,7 @@ import { ModelProcess, type RunError } from './supervisor.js';
 
 const faulty = fileURLToPath(new URL('../../../../tests/faulty/process.mjs', import.meta.url));
 let pool: Pool;
+let launches: number;
 afterEach(() => pool.close());
 
 /** A pool of one process, whose runs of marked texts are slow or hang. */
@@ -16,9 +17,13 @@ async function start(): Promise<void> {
   const [spec] = modelSpecs(readSettings({ MODEL: 'minilm-l6-sst2' }));
   if (!('folder' in spec.source)) throw new Error('The bundled model has a folder');
   const load = { ...loadMessage(spec, spec.source.folder), measure: false };
+  launches = 0;
   pool = new Pool({
     size: 1,
-    launch: () => new ModelProcess([process.execPath, faulty], load, 30_000),
+    launch: () => {
+      launches++;
+      return new ModelProcess([process.execPath, faulty], load, 30_000);
+    },
     log: silentLog,
     onBroken: () => {},
   });
@@ -51,12 +56,15 @@ test('the next run of a process that seems to hang is given up before the proces
   const ends: string[] = [];
   const hanging = await pool.acquire(() => true);
   const hung = hanging
-    .run(requestOf('«hang»'), 1_500)
+    .run(requestOf('«hang»'), 6_000)
     .catch((error: RunError) => ends.push(`first ${error.kind}`));
   const ahead = await pool.acquire(() => true);
   await ahead.run(requestOf('other'), 5_000).catch((error: RunError) => ends.push(`next ${error.kind}`));
   await hung;
   expect(ends).toEqual(['next not_started', 'first hung']);
+  // The spare process takes over.
+  await (await pool.acquire(() => false)).run(requestOf('after'), 10_000);
+  expect(launches).toBe(2);
 });
 
 test('a process whose slow run ends after all is used again', async () => {

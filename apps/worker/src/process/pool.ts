@@ -49,7 +49,7 @@ export class Pool {
   #firstRuns: FirstRun[] = [];
   /** Reasons to keep a spare: runs that have used half of their budget, and second runs. */
   #spareReasons = 0;
-  /** Processes whose run has used half of its budget. */
+  /** Processes whose present run has used half of its budget. */
   #suspected = new Set<ModelProcess>();
   #failedStarts = 0;
   /** Starts that are delayed after a failed one. */
@@ -228,11 +228,13 @@ export class Pool {
     return {
       run: async (request, budgetMs) => {
         let timer: NodeJS.Timeout | undefined;
+        let suspected = false;
         const onStart = () => {
           const dueMs = performance.now() + budgetMs / 2;
           timer = setTimeout(() => {
             // A late timer means that this process was paused, which says nothing about the model process.
             if (performance.now() - dueMs > PAUSED_MS) return;
+            suspected = true;
             this.#suspected.add(process);
             this.#changeSpareReasons(+1);
             // Its next run need not wait for it.
@@ -251,7 +253,10 @@ export class Pool {
           throw error;
         } finally {
           clearTimeout(timer);
-          if (this.#suspected.delete(process)) this.#changeSpareReasons(-1);
+          if (suspected) {
+            this.#suspected.delete(process);
+            this.#changeSpareReasons(-1);
+          }
           release();
         }
       },
