@@ -1,7 +1,15 @@
 // Finds, installs and starts a Redis. Node built-ins only: this runs before anything is installed.
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { accessSync, constants, mkdirSync, readFileSync, readlinkSync, realpathSync } from 'node:fs';
+import {
+  accessSync,
+  constants,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  readlinkSync,
+  realpathSync,
+} from 'node:fs';
 import { createConnection, createServer } from 'node:net';
 import { delimiter, join, resolve } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -218,8 +226,9 @@ export async function startRedis(folder, onSpawn = () => {}, port) {
     }
     child.kill('SIGKILL');
     await gone;
-    // Some file systems have no sockets.
-    hasSocket = false;
+    // Some file systems have no sockets. After another failure the socket stays, since apps may be connected to it.
+    if (existsSync(settings.logfile) && /Unix socket:/.test(readFileSync(settings.logfile, 'utf8')))
+      hasSocket = false;
     await delay(200);
   }
   throw new SetupError(`Redis did not start; see ${join(folder, 'redis.log')}`);
