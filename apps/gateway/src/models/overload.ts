@@ -32,7 +32,7 @@ export function createOverload(catalog: Catalog): Overload {
     const isSmall = Number(headers['content-length']) <= MAX_SMALL_BODY_BYTES;
     if (!isSmall || headers['content-encoding'] !== undefined) return undefined;
     const entries = entriesOf(route, params);
-    // Its rows are inputs times labels, so a small body may have many.
+    // One input may have many rows, so a small body may belong to the bulk lane.
     if (entries.some(({ spec }) => spec.task === 'zero-shot-classification')) return undefined;
     const refusals = entries.map(({ spec, lanes }) => lanes.interactive.admission.refusal(1, spec.timeoutMs));
     return refusals.every((refusal) => refusal !== undefined) ? refusals[0] : undefined;
