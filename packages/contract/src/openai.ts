@@ -130,7 +130,7 @@ const MAX_METADATA = 16;
 /** The form of `POST /v1/files`. */
 const fileForm = z.object({
   purpose: z.literal('batch'),
-  file: z.string().meta({ format: 'binary', description: 'JSONL: a request on each line' }),
+  file: z.string().min(1).meta({ format: 'binary', description: 'JSONL: a request on each line' }),
 });
 
 export const fileSchema = z
