@@ -104,16 +104,32 @@ export async function servedRows(
   const rows = bodies.map(
     ({ input, parameters }) => task.rows(task.input.parse(input), task.parameters.parse(parameters)).length,
   );
+  return answeredPerSecond(
+    client,
+    bodies.map(({ input: inputs, parameters }, i) => ({ body: { inputs, parameters }, rows: rows[i] ?? 0 })),
+    { clients, seconds },
+  );
+}
+
+/**
+ * Posts bodies in turn, several at once, and closes the client. Resolves to the rows that are answered in a second.
+ * @throws Error for a status other than 200
+ */
+async function answeredPerSecond(
+  client: Client,
+  bodies: readonly { body: object; rows: number }[],
+  { clients, seconds }: { clients: number; seconds: number },
+): Promise<number> {
   const startMs = performance.now();
   let done = 0;
   let next = 0;
   await Promise.all(
     Array.from({ length: clients }, async () => {
       while (performance.now() < startMs + 1000 * seconds) {
-        const i = next++ % bodies.length;
-        const { input: inputs, parameters } = bodies[i] ?? { input: undefined, parameters: {} };
-        const { status } = await client.post({ inputs, parameters });
-        if (status === 200) done += rows[i] ?? 0;
+        const { body, rows } = bodies[next++ % bodies.length] ?? { body: {}, rows: 0 };
+        const { status } = await client.post(body);
+        if (status !== 200) throw new Error(`A request was answered with ${status}`);
+        done += rows;
       }
     }),
   );
@@ -129,26 +145,11 @@ export async function embeddedTexts(
   { clients, inputs, seconds }: { clients: number; inputs: number; seconds: number },
 ): Promise<number> {
   const client = new Client(endpoint, '/v1/embeddings');
-  const bodies = Array.from({ length: Math.ceil(texts.length / inputs) }, (_, i) => ({
-    model: spec.id,
-    input: texts.slice(i * inputs, (i + 1) * inputs),
-    encoding_format: 'base64',
-  }));
-  const startMs = performance.now();
-  let done = 0;
-  let next = 0;
-  await Promise.all(
-    Array.from({ length: clients }, async () => {
-      while (performance.now() < startMs + 1000 * seconds) {
-        const body = bodies[next++ % bodies.length];
-        const { status } = await client.post(body ?? {});
-        if (status !== 200) throw new Error(`/v1/embeddings answered ${status}`);
-        done += body?.input.length ?? 0;
-      }
-    }),
-  );
-  client.close();
-  return (1000 * done) / (performance.now() - startMs);
+  const bodies = Array.from({ length: Math.ceil(texts.length / inputs) }, (_, i) => {
+    const input = texts.slice(i * inputs, (i + 1) * inputs);
+    return { body: { model: spec.id, input, encoding_format: 'base64' }, rows: input.length };
+  });
+  return answeredPerSecond(client, bodies, { clients, seconds });
 }
 
 /** Bytes of Redis's memory that a finished job of short texts takes: all of it, and its results. */

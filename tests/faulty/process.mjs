@@ -5,7 +5,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { loadModel, serve } from '@sluice/worker/model';
 
 // Files in DATA_DIR make processes fail, since a model process inherits no variable for it.
-const at = (name) => join(process.env.DATA_DIR, name);
+const at = (name) => join(process.env.DATA_DIR ?? '/nowhere', name);
 
 serve(async (message, onRun) => {
   // A file with milliseconds makes every run take so long.

@@ -209,7 +209,8 @@ export class Dispatcher {
     const { lane, capacity } = this.#options;
     const { rowsPerSecond, batching } = capacity();
     if (lane === 'bulk' || !batching || rowsPerSecond === 0 || !this.#areWorkersBusy(this.#pending)) return 0;
-    return Math.min(MAX_PAUSE_MS, (PAUSE_SHARE * 1000 * this.#rowsAhead(this.#pending)) / rowsPerSecond);
+    const workMs = (1000 * this.#rowsAhead(this.#pending)) / rowsPerSecond;
+    return Math.min(MAX_PAUSE_MS, PAUSE_SHARE * workMs);
   }
 
   async #add(pending: readonly Unanswered[]): Promise<void> {

@@ -36,9 +36,12 @@ local FIRST_PIECE, PIECE = 2, 100
 
 local function text(number) return string.format('%d', number) end
 
--- Reads a window: `taken`, the slots still taken; `gone`, how many numbers at the head of the list belong to pairs that
--- have left the window; `oldest`, the first pairs that have not; `hasMore`, whether the list may have others; and
--- `latest`, the last pair, nil if there is none. Writes nothing.
+-- Reads the list of a window and sets these fields. Writes nothing.
+--   taken    number of slots still taken
+--   gone     how many numbers at the head of the list belong to pairs that have left the window
+--   oldest   the first pairs that are still in the window
+--   hasMore  whether the list may have more pairs than were read
+--   latest   the last pair; nil for an empty window
 local function read(window)
   local entries = redis.call('LRANGE', window.key, 0, 2 * FIRST_PIECE)
   local piece, i = FIRST_PIECE, 1

@@ -1,40 +1,29 @@
 import { setImmediate } from 'node:timers/promises';
-import { fileURLToPath } from 'node:url';
 import { afterEach, expect, test } from '@jest/globals';
-import { modelSpecs, readSettings } from '@sluice/shared';
+import { faultyCommand, faultyLoad, requestOf } from '../../../../tests/faulty/model.js';
 import { silentLog } from '../../../../tests/harness.js';
-import { loadMessage } from '../served/servedModel.js';
 import { Pool } from './pool.js';
 import { ModelProcess, type RunError } from './supervisor.js';
 
-const faulty = fileURLToPath(new URL('../../../../tests/faulty/process.mjs', import.meta.url));
 let pool: Pool;
 let launches: number;
 afterEach(() => pool.close());
 
 /** A pool of one process, whose runs of marked texts are slow or hang. */
 async function start(): Promise<void> {
-  const [spec] = modelSpecs(readSettings({ MODEL: 'minilm-l6-sst2' }));
-  if (!('folder' in spec.source)) throw new Error('The bundled model has a folder');
-  const load = { ...loadMessage(spec, spec.source.folder), measure: false };
+  const load = faultyLoad();
   launches = 0;
   pool = new Pool({
     size: 1,
     launch: () => {
       launches++;
-      return new ModelProcess([process.execPath, faulty], load, 30_000);
+      return new ModelProcess(faultyCommand, load, 30_000);
     },
     log: silentLog,
     onBroken: () => {},
   });
-  process.env.DATA_DIR ??= '/nowhere';
   await pool.start();
 }
-
-const requestOf = (text: string) => ({
-  rows: [{ text }],
-  parameters: { truncation_direction: 'right' as const },
-});
 
 test('a busy process is reserved for its next run only for those who accept it', async () => {
   await start();

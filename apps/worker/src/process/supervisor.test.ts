@@ -1,9 +1,6 @@
-import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { afterEach, expect, test } from '@jest/globals';
 import { modelSpecs, readSettings } from '@sluice/shared';
+import { faultyCommand, faultyLoad, requestOf } from '../../../../tests/faulty/model.js';
 import { loadMessage } from '../served/servedModel.js';
 import { ModelProcess } from './supervisor.js';
 
@@ -26,7 +23,6 @@ test.each<[string, readonly [string, ...string[]], RegExp]>([
   expect([started.mode, started.wasKilled]).toEqual(['killed', false]);
 });
 
-const faulty = fileURLToPath(new URL('../../../../tests/faulty/process.mjs', import.meta.url));
 const started: ModelProcess[] = [];
 afterEach(async () => {
   for (const process of started.splice(0)) {
@@ -37,28 +33,11 @@ afterEach(async () => {
 
 /** A loaded process whose runs of marked texts are slow, hang or crash. */
 async function loaded(): Promise<ModelProcess> {
-  const folder = mkdtempSync(join(tmpdir(), 'sluice-test-'));
-  const before = process.env.DATA_DIR;
-  process.env.DATA_DIR = folder;
-  const [spec] = modelSpecs(readSettings({ MODEL: 'minilm-l6-sst2' }));
-  if (!('folder' in spec.source)) throw new Error('The bundled model has a folder');
-  const model = new ModelProcess(
-    [process.execPath, faulty],
-    { ...loadMessage(spec, spec.source.folder), measure: false },
-    30_000,
-  );
-  if (before === undefined) delete process.env.DATA_DIR;
-  else process.env.DATA_DIR = before;
+  const model = new ModelProcess(faultyCommand, faultyLoad(), 30_000);
   started.push(model);
   await model.ready;
-  rmSync(folder, { recursive: true });
   return model;
 }
-
-const requestOf = (text: string) => ({
-  rows: [{ text }],
-  parameters: { truncation_direction: 'right' as const },
-});
 
 test('a process takes one run ahead, whose time and budget begin when the run before it has ended', async () => {
   const model = await loaded();

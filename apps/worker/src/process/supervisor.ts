@@ -190,7 +190,7 @@ export class ModelProcess {
     return this.#mode === 'busy' && this.#next === undefined;
   }
 
-  /** When the present run started, on the monotonic clock of this process; undefined if there is none. */
+  /** Start of the present run on the monotonic clock of this process; undefined while no run is in progress. */
   get runStartedMs(): number | undefined {
     return this.#run?.startedMs;
   }
