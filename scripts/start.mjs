@@ -232,11 +232,12 @@ function adminToken() {
 }
 
 /** Writes where Sluice runs, for the CLI. */
-function writeRuntime(url) {
+function writeRuntime(url, adminUrl) {
   const runtime = {
     redisUrl: process.env.REDIS_URL,
     ...(keyFile ? { keyFile } : {}),
     ...(url ? { url } : {}),
+    ...(adminUrl ? { adminUrl } : {}),
   };
   writeFileSync(runtimeFile, JSON.stringify(runtime), { mode: 0o600 });
 }
@@ -330,12 +331,12 @@ async function startAll() {
     keepApp('gateway', ({ port, adminPort }) => {
       url = urlOf(process.env.TLS_CERT ? 'https' : 'http', process.env.HOST || 'localhost', port);
       adminUrl = urlOf('http', process.env.ADMIN_HOST || '127.0.0.1', adminPort);
-      writeRuntime(url);
+      writeRuntime(url, adminUrl);
     }),
     keepApp('worker'),
   ];
   const key = developmentKey();
-  writeRuntime(url);
+  writeRuntime(url, adminUrl);
   await Promise.all(ready);
   while (!(await serves(adminUrl))) {
     if (stopping) return;

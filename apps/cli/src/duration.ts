@@ -20,3 +20,14 @@ export function parseDuration(text: string): number {
   if (ms > 0 && ms <= MAX_MS) return ms;
   throw new RangeError(`"${text}" is not a duration of up to ten years: write 45s, 30m, 24h, 90d or 2w`);
 }
+
+/** A duration for people: its two largest units, such as `2h 5m`. */
+export function formatDuration(seconds: number): string {
+  let rest = Math.floor(seconds);
+  const parts: string[] = [];
+  for (const [unit, length] of [...UNITS].reverse()) {
+    if (rest >= length) parts.push(`${Math.floor(rest / length)}${unit}`);
+    rest %= length;
+  }
+  return parts.slice(0, 2).join(' ') || '0s';
+}

@@ -1,7 +1,10 @@
 import { type JobBody, type Sluice, SluiceError } from '@sluice/client';
+import type { AdminJob } from '@sluice/contract';
 import { SingleBar } from 'cli-progress';
 import type { Command } from 'commander';
-import { CliError } from './cliError.js';
+import { type AdminJobFilters, allJobs, cancelAnyJob } from './adminJobs.js';
+import { CliError, UsageError } from './cliError.js';
+import { formatDuration } from './duration.js';
 import { table } from './table.js';
 import { commandName, connect, print, wantsJson } from './terminal.js';
 
@@ -10,7 +13,19 @@ export function addJobsCommands(program: Command): void {
   const jobs = program
     .command('jobs')
     .description('list the jobs of the key, newest first')
-    .action(async () => {
+    .option('--all', 'list the jobs of all keys, with the admin token; unfinished ones first')
+    .option('--key <id>', 'with --all: only those of the key with this id')
+    .option('--status <status>', 'with --all: only those with this status')
+    .action(async ({ all = false, ...filters }: AdminJobFilters & { all?: boolean }) => {
+      if (!all && (filters.key ?? filters.status) !== undefined)
+        throw new UsageError('--key and --status need --all');
+      if (all) {
+        const found = await allJobs(filters);
+        print(jobs, found, () =>
+          found.length === 0 ? 'No jobs' : table(ADMIN_COLUMNS, found.map(adminRow)),
+        );
+        return;
+      }
       const found: JobBody[] = [];
       for await (const job of (await connect()).jobs()) found.push(job);
       print(jobs, found, () =>
@@ -47,8 +62,9 @@ export function addJobsCommands(program: Command): void {
     .command('cancel')
     .description('cancel an unfinished job')
     .argument('<id>')
-    .action(async (id: string) => {
-      const job = await (await connect()).cancel(id).catch(unknownJob(id));
+    .option('--all', 'of any key, with the admin token')
+    .action(async (id: string, { all = false }: { all?: boolean }) => {
+      const job = await (all ? cancelAnyJob(id) : (await connect()).cancel(id).catch(unknownJob(id)));
       print(cancel, job, () => summary(job));
       if (job.status !== 'canceled') throw new CliError(`The job has already ended: ${job.status}`);
     });
@@ -60,8 +76,25 @@ const unknownJob = (id: string) => (error: unknown) => {
   throw unknown ? new CliError(`No job of this key has the id ${id}`) : error;
 };
 
+const ADMIN_COLUMNS = ['ID', 'KEY', 'NAME', 'MODEL', 'STATUS', 'DONE', 'TOTAL', 'ERRORS', 'AGE', 'RATE'];
+
+const adminRow = (job: AdminJob): string[] => [
+  job.job_id,
+  job.key_id,
+  job.key_name ?? '',
+  job.model,
+  job.status,
+  String(job.completed + job.failed),
+  String(job.total),
+  String(job.failed),
+  formatDuration(job.age_seconds),
+  job.items_per_second === null ? '' : `${job.items_per_second.toFixed(1)}/s`,
+];
+
+type SummaryField = 'job_id' | 'status' | 'completed' | 'failed' | 'total' | 'error';
+
 /** One line with the status and counts of a job. */
-function summary(job: JobBody): string {
+function summary(job: Pick<JobBody, SummaryField>): string {
   const done = `${job.completed + job.failed} of ${job.total} texts, ${job.failed} with an error`;
   return `${job.job_id}  ${job.status}: ${done}${job.error ? ` (${job.error})` : ''}`;
 }

@@ -1,8 +1,8 @@
 #!/usr/bin/env node
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { SluiceError } from '@sluice/client';
-import { redactUrls, rootFolder, SettingsError } from '@sluice/shared';
+import { redactUrls, rootFolder, SettingsError, version } from '@sluice/shared';
 import { Command, CommanderError } from 'commander';
 import { addBatchCommand } from './batch.js';
 import { UsageError } from './cliError.js';
@@ -13,8 +13,6 @@ import { addPredictCommand } from './predict.js';
 /** Exit statuses: the command failed, or it was used wrongly. */
 const FAILED = 1;
 const WRONG_USE = 2;
-
-const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8'));
 
 const envFile = join(rootFolder, '.env');
 if (existsSync(envFile)) process.loadEnvFile(envFile);

@@ -22,7 +22,12 @@ export const wantsJson = (command: Command): boolean => Boolean(command.optsWith
 
 /** What a running `npm start` writes about itself. */
 const runtimeSchema = json(
-  z.object({ redisUrl: z.string(), url: z.string().optional(), keyFile: z.string().optional() }),
+  z.object({
+    redisUrl: z.string(),
+    url: z.string().optional(),
+    keyFile: z.string().optional(),
+    adminUrl: z.string().optional(),
+  }),
 );
 
 async function readRuntime(folder: string): Promise<z.infer<typeof runtimeSchema> | undefined> {
@@ -39,6 +44,28 @@ async function readRuntime(folder: string): Promise<z.infer<typeof runtimeSchema
     `runtime.json in ${folder} is malformed. Restart Sluice, or set SLUICE_URL, SLUICE_API_KEY or REDIS_URL`,
   );
 }
+
+/**
+ * The admin port of a gateway and its token: `SLUICE_ADMIN_URL` and `ADMIN_TOKEN`, or those of the `npm start` in this folder.
+ * @throws CliError if there is no token; UsageError for an invalid URL
+ */
+export async function adminPort(env: Env = process.env): Promise<{ url: string; token: string }> {
+  const { DATA_DIR: folder } = readSettings(env);
+  const runtime = await readRuntime(folder);
+  const url = env.SLUICE_ADMIN_URL || runtime?.adminUrl || 'http://127.0.0.1:9090';
+  if (!isHttpUrl(url))
+    throw new UsageError('SLUICE_ADMIN_URL: not a URL that begins with http:// or https://');
+  const stored = () =>
+    readFile(join(folder, 'admin-token'), 'utf8').catch((error: NodeJS.ErrnoException) => {
+      if (error.code === 'ENOENT') return '';
+      throw error;
+    });
+  const token = env.ADMIN_TOKEN || (await stored()).trim();
+  if (!token) throw new CliError('Set ADMIN_TOKEN, or run npm start in this folder first');
+  return { url, token };
+}
+
+const isHttpUrl = (url: string) => URL.canParse(url) && /^https?:$/.test(new URL(url).protocol);
 
 /** `REDIS_URL`, or the Redis of the `npm start` in this folder, or the default. */
 export async function redisUrl(env: Env = process.env): Promise<string> {
@@ -57,9 +84,7 @@ export async function connect(env: Env = process.env): Promise<Sluice> {
   const apiKey =
     env.SLUICE_API_KEY || (runtime?.keyFile === undefined ? undefined : await readKeyFile(runtime.keyFile));
   if (!apiKey) throw new CliError('Set SLUICE_API_KEY, or run npm start in this folder first');
-  if (!URL.canParse(url) || !/^https?:$/.test(new URL(url).protocol)) {
-    throw new UsageError('SLUICE_URL: not a URL that begins with http:// or https://');
-  }
+  if (!isHttpUrl(url)) throw new UsageError('SLUICE_URL: not a URL that begins with http:// or https://');
   return new Sluice({
     url,
     apiKey,

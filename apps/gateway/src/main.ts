@@ -1,5 +1,4 @@
 import { randomUUID } from 'node:crypto';
-import { readFileSync } from 'node:fs';
 import type { Bounds } from '@sluice/contract';
 import {
   type App,
@@ -13,6 +12,7 @@ import {
   runApp,
   type Settings,
   Usage,
+  version,
 } from '@sluice/shared';
 import { startAdminServer } from './admin/server.js';
 import { RedisMemory } from './admission/redisMemory.js';
@@ -38,6 +38,7 @@ import { createSubmitJob } from './jobs/submission.js';
 import { RateLimit } from './limits/rateLimit.js';
 import { ReadLimit } from './limits/readLimit.js';
 import { StreamLimit } from './limits/streamLimit.js';
+import { createMetrics } from './metrics.js';
 import { createAnswerInputs } from './models/answerInputs.js';
 import { Catalog } from './models/catalog.js';
 import { createOverload } from './models/overload.js';
@@ -45,8 +46,6 @@ import { Tokenizers } from './models/tokenizers.js';
 import { UsageCounter } from './usage/usageCounter.js';
 import { createWebhookFor } from './webhooks/webhookFor.js';
 import { Webhooks } from './webhooks/webhooks.js';
-
-const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8'));
 
 /** Starts a gateway. @throws StartError */
 async function startGateway(settings: Settings, log: Log): Promise<App> {
@@ -92,6 +91,14 @@ async function startGateway(settings: Settings, log: Log): Promise<App> {
   });
   const subscriber = connectRedis(settings.REDIS_URL, 'subscriber', log);
   const changes = new Changes({ redis: subscriber, ledger, body: jobBody, log });
+  const metrics = createMetrics({
+    clock,
+    catalog,
+    ledger,
+    storage,
+    byKey: settings.METRICS_BY_KEY,
+    log,
+  });
   const memory = new RedisMemory(redis);
   const files = new Files({
     redis,
@@ -109,6 +116,7 @@ async function startGateway(settings: Settings, log: Log): Promise<App> {
     clock,
     pausesMs: settings.WEBHOOK_RETRY_SECONDS.map((seconds) => seconds * 1000),
     allowPrivate: settings.WEBHOOK_ALLOW_PRIVATE,
+    onAttempt: metrics.delivery,
     version,
     log,
   });
@@ -170,6 +178,7 @@ async function startGateway(settings: Settings, log: Log): Promise<App> {
     trustProxy: settings.TRUST_PROXY,
     corsOrigins: settings.CORS_ORIGINS,
     secure: tls !== undefined,
+    onDone: metrics.request,
     log,
   });
   const publicPort = await openPublicPort(app, {
@@ -181,7 +190,16 @@ async function startGateway(settings: Settings, log: Log): Promise<App> {
     draining,
     log,
   });
-  const admin = await startAdminServer({ ...shared, readLimit, failures, usage, usageCounter });
+  const admin = await startAdminServer({
+    ...shared,
+    readLimit,
+    failures,
+    usage,
+    usageCounter,
+    metrics,
+    ledger,
+    catalog,
+  });
   log.info(
     {
       port: publicPort.port,

@@ -20,6 +20,7 @@ import {
 } from '@sluice/shared';
 import { startAdminServer } from './admin/server.js';
 import { Heartbeats } from './heartbeats.js';
+import { createMetrics } from './metrics.js';
 import { Replies } from './queue/replies.js';
 import { Withdrawals } from './queue/withdrawals.js';
 import { AWAY_MS, type ServedModel, serveModel } from './served/servedModel.js';
@@ -53,6 +54,7 @@ export async function startWorker(
   const redis = connectRedis(settings.REDIS_URL, 'worker', log);
   const subscriber = connectRedis(settings.REDIS_URL, 'subscriber', log);
   const clock = new RedisClock(redis, log);
+  const metrics = createMetrics(clock);
   const served = new Map<string, ServedModel>();
   const failed = new Map<string, FailedModelReport>();
   /** Models whose processes have ended again and again. */
@@ -118,6 +120,7 @@ export async function startWorker(
         jobTimeoutMs: settings.BATCH_TIMEOUT_SECONDS * 1000,
       }),
       replies: new Replies(redis, log),
+      metrics,
       maxInFlight: (modelId: string) => maxChunksInFlight(heartbeats.workers, modelId),
       fleetProcesses: ({ id, hash }: ModelSpec) =>
         reportsOf(heartbeats.workers, id)
@@ -160,7 +163,7 @@ export async function startWorker(
   }
 
   const admin = await startAdminServer(
-    { host: settings.WORKER_ADMIN_HOST, port: settings.WORKER_ADMIN_PORT, log },
+    { host: settings.WORKER_ADMIN_HOST, port: settings.WORKER_ADMIN_PORT, metrics, log },
     () => {
       if (draining) return 'draining';
       if (clock.away) return 'Redis does not answer';

@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { inputDocs, parametersDocs } from './input.js';
-import { webhookUrlSchema } from './key.js';
+import { keyIdSchema, webhookUrlSchema } from './key.js';
 import { type Bounds, modelId, textSchema } from './prediction.js';
 
 /** Maximum number of entries of a page. */
@@ -152,6 +152,30 @@ export const jobSchema = z
   .meta({ id: 'Job' });
 export type JobBody = z.infer<typeof jobSchema>;
 
+/** A job as the operator sees it: whose it is and how fast it goes, without texts. */
+export const adminJobSchema = jobSchema
+  .omit({ results_url: true })
+  .extend({
+    key_id: z.string(),
+    key_name: z.string().nullable().meta({ description: 'null: the key has no record any more' }),
+    age_seconds: z
+      .number()
+      .min(0)
+      .meta({ description: 'Since the job was accepted, until now or until its end' }),
+    items_per_second: z
+      .number()
+      .min(0)
+      .nullable()
+      .meta({ description: 'Mean rate since its first chunk was stored; null before that' }),
+  })
+  .meta({ id: 'AdminJob' });
+export type AdminJob = z.infer<typeof adminJobSchema>;
+
+export const adminJobsSchema = z.object({
+  jobs: z.array(adminJobSchema),
+  next_cursor: z.string().nullable(),
+});
+
 /** A Server-Sent Event (https://html.spec.whatwg.org/multipage/server-sent-events.html). */
 export const jobEventSchema = z.object({
   event: z.enum(['progress', 'completed', 'failed', 'canceled']),
@@ -218,6 +242,10 @@ const cursor = z
   .meta({ description: '`next_cursor` of the previous page' });
 
 export const pageQuery = z.object({ limit, cursor });
+export const adminJobsQuery = pageQuery.extend({
+  key: keyIdSchema.optional().meta({ description: 'Only the jobs of the key with this id' }),
+  status: jobSchema.shape.status.optional().meta({ description: 'Only jobs with this status' }),
+});
 export const resultsQuery = pageQuery.extend({
   encoding_format: z
     .enum(['float', 'base64'])

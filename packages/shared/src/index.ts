@@ -24,4 +24,7 @@ export * from './redis/connection.js';
 export * from './redis/errors.js';
 export * from './redis/names.js';
 export * from './redis/server.js';
+export * from './telemetry/metrics.js';
+export * from './telemetry/tracing.js';
 export * from './tokens/words.js';
+export * from './version.js';

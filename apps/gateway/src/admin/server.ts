@@ -3,6 +3,7 @@ import {
   type AdminPort,
   EXIT_CONFIG,
   Keyring,
+  type Ledger,
   type Log,
   openAdminPort,
   type RedisClock,
@@ -21,7 +22,10 @@ import { Problem } from '../http/problem.js';
 import { createHttpServer } from '../http/server.js';
 import type { RateLimit } from '../limits/rateLimit.js';
 import type { ReadLimit } from '../limits/readLimit.js';
+import type { Metrics } from '../metrics.js';
+import type { Catalog } from '../models/catalog.js';
 import type { UsageCounter } from '../usage/usageCounter.js';
+import { adminJobRoutes } from './jobs.js';
 import { keyRoutes } from './keys.js';
 
 interface Services {
@@ -31,6 +35,9 @@ interface Services {
   failures: FailedAuthentications;
   usage: Usage;
   usageCounter: UsageCounter;
+  metrics: Metrics;
+  ledger: Ledger;
+  catalog: Catalog;
   rateLimit: RateLimit;
   readLimit: ReadLimit;
   health: ReturnType<typeof healthRoutes>;
@@ -51,6 +58,9 @@ export async function startAdminServer(services: Services): Promise<AdminPort> {
     failures,
     usage,
     usageCounter,
+    metrics,
+    ledger,
+    catalog,
     rateLimit,
     readLimit,
     health,
@@ -61,11 +71,17 @@ export async function startAdminServer(services: Services): Promise<AdminPort> {
   const token = settings.ADMIN_TOKEN;
   const authenticate = token === undefined ? undefined : createAuthenticateAdmin(token, failures);
   let document: ReturnType<typeof openApi> | undefined;
+  const keyring = new Keyring(redis);
   const family = createFamily(
     adminRoutes,
     {
-      ...keyRoutes({ keyring: new Keyring(redis), usage, clock, log }),
+      ...keyRoutes({ keyring, usage, clock, log }),
+      ...adminJobRoutes({ ledger, keyring, catalog, clock, log }),
       ...health,
+      async metrics({ response }) {
+        response.set('Content-Type', metrics.contentType).end(await metrics.text());
+        return undefined;
+      },
       async openapi() {
         document ??= openApi(adminRoutes, version);
         return document;
@@ -91,6 +107,7 @@ export async function startAdminServer(services: Services): Promise<AdminPort> {
     trustProxy: [],
     corsOrigins: [],
     secure: false,
+    onDone: () => {},
     log,
   });
   return openAdminPort(createHttpServer(app, { errorFormat: problemJson, log }), {

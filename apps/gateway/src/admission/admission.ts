@@ -101,11 +101,11 @@ export class Admission {
    * worker serves the model.
    */
   refusal(rows: number, timeoutMs: number): Problem | undefined {
-    const rowsPerSecond = this.#options.reports().reduce((sum, report) => sum + report.rowsPerSecond, 0);
+    const rowsPerSecond = this.#rowsPerSecond;
     if (rowsPerSecond === 0) return undefined;
     const ownRows = this.#options.unansweredRows() + rows;
     const waitMs = (count: number) => (1000 * count) / rowsPerSecond;
-    const totalMs = waitMs(this.#rowsBefore + this.#others.rows + ownRows);
+    const totalMs = this.predictedWaitMs(rows) ?? 0;
     const transitMs = Math.min(TRANSIT_MS, timeoutMs / 4);
     const usableMs = USABLE * timeoutMs - transitMs;
     if (totalMs <= usableMs) return undefined;
@@ -114,6 +114,22 @@ export class Admission {
     if (!exceedsFairShare && totalMs <= USABLE_FOR_FAIR_SHARE * timeoutMs - transitMs) return undefined;
     const retryAfterSeconds = Math.ceil((totalMs - usableMs) / 1000);
     return new Problem('overloaded', { headers: { 'Retry-After': String(retryAfterSeconds) } });
+  }
+
+  /**
+   * Time until a request that arrives now would be answered, in milliseconds; undefined while no live worker reports a rate.
+   * @param rows of the request
+   */
+  predictedWaitMs(rows: number): number | undefined {
+    const rowsPerSecond = this.#rowsPerSecond;
+    return rowsPerSecond === 0
+      ? undefined
+      : (1000 * (this.#rowsBefore + this.unansweredRows + rows)) / rowsPerSecond;
+  }
+
+  /** Rows that all live workers together answer in a second. */
+  get #rowsPerSecond(): number {
+    return this.#options.reports().reduce((sum, report) => sum + report.rowsPerSecond, 0);
   }
 
   /** Unanswered rows of this gateway and the others. */

@@ -4,6 +4,7 @@ import {
   CHUNK_ITEMS,
   CHUNK_ROWS,
   COMMAND_TIMEOUT_MS,
+  failSpan,
   type InteractiveMessage,
   type Item,
   itemIdOf,
@@ -12,7 +13,11 @@ import {
   MESSAGE_VERSION,
   names,
   type Outcome,
+  presentSpan,
   type RedisClock,
+  SpanKind,
+  startSpan,
+  traceContextOf,
 } from '@sluice/shared';
 import type { Job, Queue } from 'bullmq';
 import type { Redis } from 'ioredis';
@@ -131,10 +136,23 @@ export class Dispatcher {
    * @throws Problem `analysis_timed_out` at the deadline, `unavailable` when Redis goes away; ClientClosedRequest
    */
   async submit({ requestId, input, parameters, rows, timeoutMs, signal }: Submission): Promise<Outcome> {
-    const { clock, replies } = this.#options;
+    const { clock, replies, modelId, queue } = this.#options;
     const nowMs = clock.now();
     if (clock.away || nowMs === undefined) throw new Problem('unavailable');
     const id = itemIdOf(requestId, ++this.#submitted);
+    const parent = presentSpan();
+    const span =
+      parent &&
+      startSpan(`send ${modelId}`, {
+        kind: SpanKind.PRODUCER,
+        attributes: {
+          'messaging.system': 'bullmq',
+          'messaging.destination.name': queue.name,
+          'sluice.rows': rows,
+        },
+        parent,
+      });
+    const traceContext = span && traceContextOf(span);
     return new Promise((resolve, reject) => {
       const settle = () => {
         clearTimeout(timer);
@@ -142,11 +160,20 @@ export class Dispatcher {
         replies.ignore(id);
         if (this.#unanswered.delete(unanswered)) this.#unansweredRows -= rows;
         unanswered.message?.items.delete(id);
+        span?.end();
       };
       const unanswered: Unanswered = {
-        item: { id, input, parameters, deadlineMs: nowMs + timeoutMs },
+        item: {
+          id,
+          input,
+          parameters,
+          submittedAtMs: nowMs,
+          deadlineMs: nowMs + timeoutMs,
+          ...(traceContext ? { trace: traceContext } : {}),
+        },
         rows,
         fail: (reason) => {
+          if (span) failSpan(span, reason instanceof Problem ? reason.code : reason.name);
           settle();
           unanswered.failed = true;
           if (unanswered.message) {
@@ -160,6 +187,7 @@ export class Dispatcher {
       const onAbort = () => unanswered.fail(new ClientClosedRequest());
       const timer = setTimeout(() => unanswered.fail(new Problem('analysis_timed_out')), timeoutMs);
       replies.expect(id, (outcome) => {
+        if (span && outcome.kind !== 'answer') failSpan(span, outcome.kind);
         settle();
         resolve(outcome);
       });

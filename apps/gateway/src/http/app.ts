@@ -1,5 +1,5 @@
 import { type Route, statusOf } from '@sluice/contract';
-import type { Log } from '@sluice/shared';
+import { inSpan, type Log, SpanKind, startSpan } from '@sluice/shared';
 import express, { type Express, type Request, type Response } from 'express';
 import { z } from 'zod';
 import type { Caller } from '../auth/authenticate.js';
@@ -11,7 +11,7 @@ import type { Context, Family, Handler } from './family.js';
 import { crossOrigin, securityHeaders } from './headers.js';
 import { ClientClosedRequest, type ErrorFormat, Problem } from './problem.js';
 import { requestIdOf } from './requestId.js';
-import { logWhenDone } from './requestLog.js';
+import { type DoneRequest, reportWhenDone } from './requestLog.js';
 
 /** RFC 9110 recommends at least 8,000; no URL of the API comes near. */
 const MAX_URL_CHARS = 8_000;
@@ -42,11 +42,13 @@ interface AppOptions extends Checks {
   corsOrigins: readonly string[];
   /** Whether the server speaks HTTPS. */
   secure: boolean;
+  /** Called with each request that is done. */
+  onDone: (request: DoneRequest) => void;
 }
 
 /** Creates the express app. Its order is the order of the checks that a request passes. */
 export function createApp(options: AppOptions): Express {
-  const { families, errorFormat, log } = options;
+  const { families, errorFormat, onDone, log } = options;
   const serve = createServe(options);
   const app = express();
   app.disable('x-powered-by');
@@ -57,9 +59,14 @@ export function createApp(options: AppOptions): Express {
     response.locals.requestId = requestIdOf(request);
     response.set('X-Request-Id', response.locals.requestId);
     if (options.draining()) response.set('Connection', 'close');
-    logWhenDone(request, response, log);
+    const span = startSpan(request.method, {
+      kind: SpanKind.SERVER,
+      attributes: { 'http.request.method': request.method, 'sluice.request_id': response.locals.requestId },
+      parent: request.headers,
+    });
+    reportWhenDone(request, response, { span, onDone, log });
     checkHead(request);
-    next();
+    inSpan(span, next);
   });
   if (options.corsOrigins.length > 0) app.use(crossOrigin(options.corsOrigins));
 
@@ -80,6 +87,7 @@ export function createApp(options: AppOptions): Express {
     const allow = [...allowed, 'OPTIONS'].join(', ');
     app.all(path, (request, response) => {
       response.locals.path = path;
+      response.locals.route = path;
       response.locals.errorFormat = formats.get(path);
       if (request.method !== 'OPTIONS')
         throw new Problem('method_not_allowed', { headers: { Allow: allow } });
@@ -189,6 +197,7 @@ function createServe({
     const { route } = endpoint;
     let errorFormat = endpoints.length === 1 ? endpoint.family.errorFormat : commonFormat;
     response.locals.path = route.path;
+    response.locals.route = route.path;
     let slot: Slot | undefined;
     let keyId: string | undefined;
     const setLimitHeaders = () => {

@@ -1,4 +1,4 @@
-import type { Log } from '@sluice/shared';
+import { failSpan, type Log, type Span } from '@sluice/shared';
 import type { Request, Response } from 'express';
 import { plainAddress } from './address.js';
 
@@ -20,12 +20,34 @@ function levelOf(path: string, status: number): 'debug' | 'info' | 'warn' | 'err
   return HEALTH_PATHS.has(path) && status === 200 ? 'debug' : 'info';
 }
 
-/** Logs one line when a request is done; that of a 5xx has its cause. It never contains the body, key or query. */
-export function logWhenDone(request: Request, response: Response, log: Log): void {
+/** A request that is done. */
+export interface DoneRequest {
+  method: string;
+  /** The path of its route with the names of its parameters, such as `/jobs/:id`; undefined without a route. */
+  route: string | undefined;
+  /** 499 if the client closed the connection before the response. */
+  status: number;
+  /** Code of the error that was sent. */
+  code: string | undefined;
+  keyId: string | undefined;
+  ms: number;
+}
+
+/**
+ * When a request is done, logs one line and ends its span. The line of a 5xx has its cause. Neither contains the body, key or
+ * query.
+ */
+export function reportWhenDone(
+  request: Request,
+  response: Response,
+  { span, onDone, log }: { span: Span; onDone: (done: DoneRequest) => void; log: Log },
+): void {
   const startedMs = performance.now();
   const { ip } = request;
   response.on('close', () => {
-    const { requestId, keyId, code, cause, brokenOff } = response.locals;
+    const { requestId, keyId, route, code, cause, brokenOff } = response.locals;
+    const { method } = request;
+    const ms = performance.now() - startedMs;
     // 499: the client closed the connection before the response (as nginx logs it).
     const status = response.writableFinished ? response.statusCode : brokenOff ? 500 : 499;
     // Without a route it is a file of the reference, whose path is no secret, or an error.
@@ -33,10 +55,10 @@ export function logWhenDone(request: Request, response: Response, log: Log): voi
     log[levelOf(path, status)](
       {
         request_id: requestId,
-        method: request.method,
+        method,
         path,
         status,
-        ms: Math.round(performance.now() - startedMs),
+        ms: Math.round(ms),
         ...(keyId ? { key_id: keyId } : {}),
         ...(code ? { code } : {}),
         ...(status >= 500 && cause ? { err: cause } : {}),
@@ -44,5 +66,10 @@ export function logWhenDone(request: Request, response: Response, log: Log): voi
       },
       'Request completed',
     );
+    onDone({ method, route, status, code, keyId, ms });
+    if (route) span.updateName(`${method} ${route}`).setAttribute('http.route', route);
+    span.setAttributes({ 'http.response.status_code': status, ...(keyId ? { 'sluice.key_id': keyId } : {}) });
+    if (status >= 500) failSpan(span, code ?? String(status));
+    span.end();
   });
 }

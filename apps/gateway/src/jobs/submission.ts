@@ -8,6 +8,7 @@ import {
   type Ledger,
   type Log,
   names,
+  presentTrace,
   type RedisClock,
   type Stage,
 } from '@sluice/shared';
@@ -135,6 +136,7 @@ export function createSubmitJob({
         details,
         ...(file ? { file } : {}),
         ...(webhook ? { webhook } : {}),
+        trace: presentTrace(),
         idempotencyKey:
           idempotencyKey === undefined ? undefined : names.idempotency(key.id, sha256(idempotencyKey)),
         fingerprint,

@@ -38,6 +38,8 @@ interface WebhooksOptions {
   /** Pauses between the attempts of a delivery, in milliseconds. */
   pausesMs: readonly number[];
   allowPrivate: boolean;
+  /** Called after each attempt. */
+  onAttempt: (outcome: 'delivered' | 'failed' | 'abandoned') => void;
   /** For the header field `User-Agent`. */
   version: string;
   log: Log;
@@ -55,7 +57,7 @@ export class Webhooks {
 
   constructor(options: WebhooksOptions) {
     this.#options = options;
-    const { redis, blocking, pausesMs, log } = options;
+    const { redis, blocking, pausesMs, onAttempt, log } = options;
     this.#concurrency = new ConcurrencyLimit(redis, PER_KEY, log);
     this.#queue = new Queue(names.deliveries, { connection: redis, prefix: PREFIX, skipVersionCheck: true });
     this.#worker = new Worker(names.deliveries, (job, token) => this.#deliver(job, token), {
@@ -73,6 +75,7 @@ export class Webhooks {
     this.#worker.on('failed', (job, err) => {
       if (job === undefined) return;
       const isLast = job.attemptsMade > pausesMs.length || err instanceof UnrecoverableError;
+      onAttempt(isLast ? 'abandoned' : 'failed');
       log[isLast ? 'warn' : 'info'](
         { event_id: job.id, key_id: job.data.key, attempt: job.attemptsMade, reason: err.message },
         isLast ? 'Webhook delivery abandoned' : 'Webhook delivery failed, will retry',
@@ -111,7 +114,7 @@ export class Webhooks {
   }
 
   async #deliver(job: Job<OutboxEntry>, token: string | undefined): Promise<void> {
-    const { keyring, clock, allowPrivate, version, log } = this.#options;
+    const { keyring, clock, allowPrivate, onAttempt, version, log } = this.#options;
     const entry = outboxEntrySchema.parse(JSON.stringify(job.data));
     const key = await keyring.read(entry.key);
     const nowMs = clock.now() ?? Date.now();
@@ -141,6 +144,7 @@ export class Webhooks {
       );
       if (status === GONE) throw new UnrecoverableError('The receiver answered 410');
       if (status < 200 || status > 299) throw new Error(`The receiver answered ${status}`);
+      onAttempt('delivered');
       log.info({ event_id: event.id, key_id: entry.key, type: event.type }, 'Webhook delivered');
     } finally {
       end();

@@ -27,6 +27,7 @@ const pendingOf = (pool: Pool, rows: number) =>
     limits: { rows, tokens: 100, runCostTokens: 1 },
     budgetMs: () => 1_000,
     throughput: new Throughput(1),
+    onRun: () => {},
     log: createLog('test', { LOG_LEVEL: 'silent', LOG_FORMAT: 'json' }),
   });
 

@@ -1,4 +1,5 @@
 import type { Lane, Log } from '@sluice/shared';
+import type { DoneRun } from '../metrics.js';
 import { attempt, type RunnableRows } from '../process/attempt.js';
 import type { Lease, Pool } from '../process/pool.js';
 import { type MicroBatchLimits, nextLane, nextMicroBatch, type Sized } from './batcher.js';
@@ -37,6 +38,8 @@ interface PendingOptions {
   budgetMs: (lane: Lane, rows: number, tokens: number) => number;
   /** Records each successful run. */
   throughput: Throughput;
+  /** Called with each successful run of a micro-batch. */
+  onRun: (run: DoneRun) => void;
   log: Log;
 }
 
@@ -126,7 +129,7 @@ export class Pending {
   }
 
   async #run(lane: Lane, items: MicroBatch, lease: Lease): Promise<void> {
-    const { pool, budgetMs, throughput, log } = this.#options;
+    const { pool, budgetMs, throughput, onRun, log } = this.#options;
     const ran = await attempt(items, lease, {
       pool,
       budgetMs: (rows, tokens) => budgetMs(lane, rows, tokens),
@@ -137,8 +140,12 @@ export class Pending {
       this.#items[lane].unshift(...items);
       void this.#runAll();
     } else if (ran !== 'failed') {
-      const rows = items.reduce((sum, item) => sum + item.rows.length, 0);
-      throughput.record({ lane, rows, busyMs: ran, nowMs: performance.now() });
+      const { results, ms } = ran;
+      const rows = results.length;
+      throughput.record({ lane, rows, busyMs: ms, nowMs: performance.now() });
+      const tokens = results.map((result) => result.tokens);
+      const sum = tokens.reduce((one, other) => one + other, 0);
+      onRun({ lane, rows, tokens: sum, longest: Math.max(...tokens), ms });
     }
   }
 

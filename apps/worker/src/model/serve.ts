@@ -1,4 +1,4 @@
-import { ModelError } from '@sluice/shared';
+import { epochMs, ModelError } from '@sluice/shared';
 import { type FromProcess, type LoadMessage, type RunMessage, toProcessSchema } from '../process/protocol.js';
 import type { Load, LoadedModel } from './load.js';
 
@@ -27,9 +27,11 @@ export function serve(load: Load): void {
   async function run({ runId, rows, parameters }: RunMessage): Promise<void> {
     try {
       if (model === undefined) throw new Error('No model is loaded');
+      const startedMs = epochMs();
       const results = await model.run(rows, parameters);
+      const endedMs = epochMs();
       // The next run blocks this thread, and with it what is still to be sent.
-      await sent({ type: 'result', runId, results });
+      await sent({ type: 'result', runId, results, startedMs, endedMs });
     } catch (error) {
       await sent({ type: 'refused', runId, reason: reasonOf(error) });
     }

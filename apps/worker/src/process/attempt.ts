@@ -1,12 +1,17 @@
-import { type Log, requestIdOf } from '@sluice/shared';
+import { epochMs, failSpan, type Log, requestIdOf, type Span, SpanKind, startSpan } from '@sluice/shared';
 import type { Row } from '@sluice/tasks';
 import type { Lease, Pool } from './pool.js';
 import type { RowResult, RunRequest } from './protocol.js';
-import { RunError } from './supervisor.js';
+import { RunError, type RunResult } from './supervisor.js';
 
 /** How rows ended: with results, with an error, or dropped before a run because nobody waits for them any more. */
 export type Settlement =
-  | { kind: 'ran'; results: readonly RowResult[] }
+  | {
+      kind: 'ran';
+      results: readonly RowResult[];
+      /** When the run started, on the monotonic clock. */
+      startedMs: number;
+    }
   | { kind: 'timed_out' | 'failed' | 'expired' };
 
 /** Rows of one item that run together. */
@@ -17,6 +22,8 @@ export interface RunnableRows {
   /** Length of the longest row in tokens. */
   tokens: number;
   parameters: RunRequest['parameters'];
+  /** The span of the item, if it is traced. */
+  span?: Span | undefined;
   /** Whether nobody waits for them any more. */
   expired(): boolean;
   /** Receives how they ended. Called once. */
@@ -39,27 +46,27 @@ interface AttemptOptions {
  * Runs a micro-batch with equal run parameters: first together; if that fails, the rows of each item alone; then an error.
  * All retries happen here. An item is blamed only for what happens when it runs alone: a hang gives 408, a crash or
  * refusal gives 500.
- * @returns how long the run together took, in milliseconds; `failed` if it gave no results; `not_started` if the items must
+ * @returns the run together; `failed` if it gave no results; `not_started` if the items must
  *   run another time, because their process has ended in the run before
  */
 export async function attempt(
   items: readonly [RunnableRows, ...RunnableRows[]],
   lease: Lease,
   options: AttemptOptions,
-): Promise<number | 'failed' | 'not_started'> {
+): Promise<RunResult | 'failed' | 'not_started'> {
   const { log, budgetMs } = options;
   try {
     const rows = items.flatMap((item) => item.rows);
     const tokens = Math.max(...items.map((item) => item.tokens));
     const request = { rows, parameters: items[0].parameters };
-    const { results, ms } = await lease.run(request, budgetMs(rows.length, tokens));
+    const run = await runTraced(items, () => lease.run(request, budgetMs(rows.length, tokens)));
     let start = 0;
     for (const item of items) {
       const end = start + item.rows.length;
-      settleWith(item, results.slice(start, end));
+      settleWith(item, run.results.slice(start, end), run);
       start = end;
     }
-    return ms;
+    return run;
   } catch (error) {
     if (!(error instanceof RunError)) throw error;
     if (error.kind === 'not_started') return 'not_started';
@@ -90,7 +97,8 @@ async function attemptAlone(item: RunnableRows, options: AttemptOptions): Promis
     }
     try {
       const request = { rows: [...rows], parameters };
-      settleWith(item, (await lease.run(request, budgetMs(rows.length, tokens))).results);
+      const run = await runTraced([item], () => lease.run(request, budgetMs(rows.length, tokens)));
+      settleWith(item, run.results, run);
       return;
     } catch (error) {
       if (!(error instanceof RunError)) throw error;
@@ -109,6 +117,47 @@ async function attemptAlone(item: RunnableRows, options: AttemptOptions): Promis
   }
 }
 
-function settleWith(item: RunnableRows, results: readonly RowResult[]): void {
-  item.settle(results.length === item.rows.length ? { kind: 'ran', results } : { kind: 'failed' });
+function settleWith(item: RunnableRows, results: readonly RowResult[], { startedMs }: RunResult): void {
+  item.settle(results.length === item.rows.length ? { kind: 'ran', results, startedMs } : { kind: 'failed' });
+}
+
+/**
+ * Runs a micro-batch with spans for those of its items that are traced: one of the micro-batch, as part of the first item's trace
+ * and linked to the others; one of the model process in it; and in each other trace one that is linked to the micro-batch.
+ */
+async function runTraced(items: readonly RunnableRows[], run: () => Promise<RunResult>): Promise<RunResult> {
+  const [first, ...others] = items.flatMap(({ span }) => span ?? []);
+  if (first === undefined) return run();
+  const calledMs = epochMs();
+  const spans = (startMs: number) => {
+    const kind = SpanKind.INTERNAL;
+    const attributes = {
+      'sluice.items': items.length,
+      'sluice.rows': items.reduce((sum, { rows }) => sum + rows.length, 0),
+    };
+    const microBatch = startSpan('micro-batch', { kind, attributes, parent: first, links: others, startMs });
+    const shares = others.map((parent) =>
+      startSpan('micro-batch of another trace', { kind, parent, links: [microBatch], startMs }),
+    );
+    return { microBatch, all: [microBatch, ...shares] };
+  };
+  try {
+    const done = await run();
+    const { microBatch, all } = spans(epochMs(done.startedMs));
+    const { startedMs, endedMs, pid } = done.inProcess;
+    startSpan('inference', {
+      kind: SpanKind.INTERNAL,
+      ...(pid === undefined ? {} : { attributes: { 'process.pid': pid } }),
+      parent: microBatch,
+      startMs: startedMs,
+    }).end(endedMs);
+    for (const span of all) span.end();
+    return done;
+  } catch (error) {
+    for (const span of spans(calledMs).all) {
+      failSpan(span, error instanceof RunError ? error.kind : 'unexpected');
+      span.end();
+    }
+    throw error;
+  }
 }

@@ -7,12 +7,14 @@ import { ModelProcess, type RunError } from './supervisor.js';
 
 let pool: Pool;
 let launches: number;
+let restarts: string[];
 afterEach(() => pool.close());
 
 /** A pool of one process, whose runs of marked texts are slow or hang. */
 async function start(): Promise<void> {
   const load = faultyLoad();
   launches = 0;
+  restarts = [];
   pool = new Pool({
     size: 1,
     launch: () => {
@@ -20,6 +22,7 @@ async function start(): Promise<void> {
       return new ModelProcess(faultyCommand, load, 30_000);
     },
     log: silentLog,
+    onRestart: (reason) => restarts.push(reason),
     onBroken: () => {},
   });
   await pool.start();
@@ -54,6 +57,7 @@ test('the next run of a process that seems to hang is given up before the proces
   // The spare process takes over.
   await (await pool.acquire(() => false)).run(requestOf('after'), 10_000);
   expect(launches).toBe(2);
+  expect(restarts).toEqual(['hung']);
 });
 
 test('a process whose slow run ends after all is used again', async () => {

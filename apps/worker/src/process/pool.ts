@@ -1,7 +1,8 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { type Log, ModelError } from '@sluice/shared';
+import type { RestartReason } from '../metrics.js';
 import type { ModelFacts, RunRequest } from './protocol.js';
-import { type ModelProcess, PAUSED_MS, type RunResult } from './supervisor.js';
+import { type ModelProcess, PAUSED_MS, RunError, type RunResult } from './supervisor.js';
 
 const FIRST_RETRY_MS = 100;
 const LAST_RETRY_MS = 5_000;
@@ -22,6 +23,8 @@ interface PoolOptions {
   /** Starts a process. `first` is true for the very first one, which also measures the model. */
   launch: (first: boolean) => ModelProcess;
   log: Log;
+  /** Called when a process has to be replaced. */
+  onRestart: (reason: RestartReason) => void;
   /** Called when the pool gives up, because replacements do not load. */
   onBroken: (error: Error) => void;
 }
@@ -148,6 +151,7 @@ export class Pool {
       const { endReason, wasKilled, pid } = process;
       if (!wasKilled && this.#idle.includes(process)) {
         this.#options.log.warn({ reason: endReason, model_process_pid: pid }, 'Idle model process ended');
+        this.#options.onRestart('crashed');
       }
       this.#idle = this.#idle.filter((idle) => idle !== process);
       this.#adjust();
@@ -170,7 +174,7 @@ export class Pool {
   }
 
   async #add(): Promise<void> {
-    const { log, onBroken } = this.#options;
+    const { log, onRestart, onBroken } = this.#options;
     const process = this.#launch(false);
     try {
       await process.ready;
@@ -179,6 +183,7 @@ export class Pool {
     } catch (error) {
       if (this.#closing.signal.aborted) return;
       this.#failedStarts++;
+      onRestart('load_failed');
       log.error({ err: error, model_process_pid: process.pid }, 'Model process failed to start');
       if (this.#failedStarts >= MAX_FAILED_STARTS) {
         onBroken(error instanceof Error ? error : new Error(String(error)));
@@ -249,6 +254,7 @@ export class Pool {
               { reason: process.endReason, model_process_pid: process.pid },
               'Model process ended during inference',
             );
+            this.#options.onRestart(error instanceof RunError && error.kind === 'hung' ? 'hung' : 'crashed');
           }
           throw error;
         } finally {

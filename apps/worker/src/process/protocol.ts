@@ -78,7 +78,14 @@ export const fromProcessSchema = z.discriminatedUnion('type', [
   z.object({ type: z.literal('ready'), facts: modelFactsSchema }),
   /** The model cannot be loaded; the process ends. */
   z.object({ type: z.literal('unloadable'), code: modelErrorCodeSchema, reason: z.string() }),
-  z.object({ type: z.literal('result'), runId: z.int(), results: z.array(rowResultSchema) }),
+  z.object({
+    type: z.literal('result'),
+    runId: z.int(),
+    results: z.array(rowResultSchema),
+    /** When the process began and ended the run, in milliseconds since the epoch. */
+    startedMs: z.number(),
+    endedMs: z.number(),
+  }),
   /** The model threw an error; the process continues. */
   z.object({ type: z.literal('refused'), runId: z.int(), reason: z.string() }),
 ]);

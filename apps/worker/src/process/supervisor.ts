@@ -65,8 +65,12 @@ const EXIT_MS = 500;
 /** Results of the rows of a run, in order. */
 export interface RunResult {
   results: RowResult[];
+  /** When the run started, on the monotonic clock of this process. */
+  startedMs: number;
   /** How long the run took, in milliseconds. */
   ms: number;
+  /** The same as the model process saw it, in milliseconds since the epoch. */
+  inProcess: { startedMs: number; endedMs: number; pid: number | undefined };
 }
 
 interface Run {
@@ -295,7 +299,12 @@ export class ModelProcess {
       case 'result':
         if (this.#run?.runId === message.runId) {
           const { startedMs } = this.#run;
-          this.#finishRun()?.resolve({ results: message.results, ms: performance.now() - startedMs });
+          this.#finishRun()?.resolve({
+            results: message.results,
+            startedMs,
+            ms: performance.now() - startedMs,
+            inProcess: { startedMs: message.startedMs, endedMs: message.endedMs, pid: this.pid },
+          });
         }
         break;
       case 'refused':

@@ -11,7 +11,10 @@ import {
   type Log,
   logEnded,
   malformed,
+  type Span,
+  SpanKind,
   type StoredResult,
+  startSpan,
 } from '@sluice/shared';
 import type { Queue } from 'bullmq';
 import type { PendingRows } from '../microbatch/pending.js';
@@ -62,6 +65,7 @@ export function createBulkWork({
   async function run(
     { id: jobId, parameters }: JobRecord,
     chunk: number,
+    span: Span | undefined,
     items: readonly JobItem[],
     hold: HoldRows,
   ): Promise<StoredResult[] | undefined> {
@@ -88,6 +92,7 @@ export function createBulkWork({
                 input,
                 parameters: 'inputs' in item ? item.parameters : parameters,
                 expired: () => ended,
+                span,
               },
               add,
               hold,
@@ -114,7 +119,15 @@ export function createBulkWork({
     if (job === undefined || items === undefined || isFinished(job.status)) return;
     // The sweep puts it into the queue of its configuration.
     if (job.specHash !== specHash) return;
-    const running = run(job, chunk, items, hold);
+    // A job may last for hours, so each chunk has a trace, which is linked to that of the submission.
+    const span =
+      job.trace &&
+      startSpan(`process chunk ${job.modelId}`, {
+        kind: SpanKind.CONSUMER,
+        attributes: { 'messaging.system': 'bullmq', 'sluice.job_id': jobId, 'sluice.chunk': chunk },
+        links: [job.trace],
+      });
+    const running = run(job, chunk, span, items, hold).finally(() => span?.end());
     release();
     const results = await running;
     // The job ended in the meantime; its record says how.

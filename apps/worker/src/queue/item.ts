@@ -1,4 +1,4 @@
-import { type Log, type Outcome, requestIdOf } from '@sluice/shared';
+import { type Log, type Outcome, requestIdOf, type Span } from '@sluice/shared';
 import type { Row, Task } from '@sluice/tasks';
 import type { PendingRows } from '../microbatch/pending.js';
 import type { Settlement } from '../process/attempt.js';
@@ -11,6 +11,10 @@ interface RawItem {
   parameters: unknown;
   /** Whether nobody waits for it any more. */
   expired: () => boolean;
+  /** Called when its first run has started, with the time on the monotonic clock. */
+  onRun?: (startedMs: number) => void;
+  /** Its span, if it is traced. */
+  span?: Span | undefined;
 }
 
 /** Runs an item of one model and resolves to its outcome. It calls `hold` with its rows before its first `await`. */
@@ -73,7 +77,7 @@ export function createRunItem(
     return { kind: 'answer', output: output.data, tokens, truncated };
   }
 
-  return async ({ id, expired, ...raw }, add, hold) => {
+  return async ({ id, expired, onRun, span, ...raw }, add, hold) => {
     if (expired()) return { kind: 'expired' };
     const input = task.input.safeParse(raw.input);
     const parameters = task.parameters.safeParse(raw.parameters);
@@ -99,6 +103,7 @@ export function createRunItem(
             parameters: runParameters,
             group,
             part: i,
+            span,
             contents: `${group} ${JSON.stringify(part)}`,
             // The other parts of a failed item need not run.
             expired: () => ended || expired(),
@@ -112,6 +117,8 @@ export function createRunItem(
     );
     const results: RowResult[] = [];
     const settlements = await Promise.all(parts);
+    const [first] = settlements;
+    if (first?.kind === 'ran') onRun?.(first.startedMs);
     const failed = settlements.find(({ kind }) => kind === 'timed_out' || kind === 'failed');
     for (const settlement of failed ? [failed] : settlements) {
       if (settlement.kind !== 'ran') return { kind: settlement.kind };

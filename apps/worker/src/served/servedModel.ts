@@ -14,6 +14,7 @@ import {
 import { taskNamed } from '@sluice/tasks';
 import { Queue } from 'bullmq';
 import type { Redis } from 'ioredis';
+import type { Metrics, ModelMetrics } from '../metrics.js';
 import { createBudget, TIMES_PREDICTED } from '../microbatch/budget.js';
 import { Pending } from '../microbatch/pending.js';
 import { Throughput } from '../microbatch/throughput.js';
@@ -62,6 +63,7 @@ interface Services {
   clock: RedisClock;
   ledger: Ledger;
   replies: Replies;
+  metrics: Metrics;
   /** How many chunks of one caller may be in flight for a model. */
   maxInFlight: (modelId: string) => number;
   /** Model processes of all live workers that serve a model with the same hash. */
@@ -101,13 +103,14 @@ export async function serveModel(
 ): Promise<ServedModel> {
   const { settings, signal } = services;
   const log = services.log.child({ model: configured.id });
+  const metrics = services.metrics.of(configured.id);
   const source = await fetchModel(configured, settings, signal, log);
   const memory = { availableBytes: process.availableMemory(), reservedBytes };
   const spec = {
     ...configured,
     processes: processesThatFit(configured, source.weightsBytes, memory, log),
   };
-  const { pool, facts, measured } = await startPool(spec, source.folder, { ...services, log }).catch(
+  const { pool, facts, measured } = await startPool(spec, source.folder, metrics, { ...services, log }).catch(
     async (error: unknown) => {
       // Errors of the runtime rarely say that a file is damaged, so check the files.
       await source.verify();
@@ -145,10 +148,11 @@ export async function serveModel(
     limits: { ...limits, runCostTokens: (msPerRun + RUN_OVERHEAD_MS) / msPerToken },
     budgetMs: budget.budgetMs,
     throughput,
+    onRun: metrics.run,
     log,
   });
   const task = taskNamed(spec.task);
-  const runItem = createRunItem(
+  const runUncounted = createRunItem(
     {
       task,
       facts: task.facts.parse(facts.task),
@@ -159,7 +163,13 @@ export async function serveModel(
     },
     log,
   );
-  const readers = createReaders(spec, maxRows, runItem, pending, { ...services, log });
+  const runItem: RunItem = async (...item) => {
+    const outcome = await runUncounted(...item);
+    metrics.item(outcome.kind);
+    return outcome;
+  };
+  metrics.ready(() => pool.ready);
+  const readers = createReaders(spec, maxRows, runItem, pending, metrics, { ...services, log });
   const stopSharing = await startTokenizerSharing(services.redis, spec, source.folder, log);
   return {
     spec,
@@ -184,6 +194,7 @@ export async function serveModel(
       // With Redis away BullMQ would wait for it.
       await (abandon ? Promise.race([closed, delay(AWAY_MS)]) : closed);
       await pool.close();
+      metrics.ready(undefined);
     },
   };
 }
@@ -194,6 +205,7 @@ function createReaders(
   maxRows: number,
   runItem: RunItem,
   pending: Pending,
+  metrics: ModelMetrics,
   { redis, withdrawals, clock, ledger, replies, maxInFlight, fleetProcesses, log }: Services,
 ): readonly QueueReader[] {
   withdrawals.subscribe(spec.id);
@@ -206,9 +218,11 @@ function createReaders(
   });
   const interactiveWork = (lane: 'interactive' | 'bulk') =>
     createInteractiveWork({
+      modelId: spec.id,
       onMessage: ({ unansweredRows }) => {
         if (lane === 'interactive') prefetch.record(unansweredRows);
       },
+      onWaited: (ms) => metrics.wait(lane, ms),
       clock,
       runItem,
       add: (rows) => pending.add(lane, rows),
@@ -248,7 +262,12 @@ function createReaders(
 const digits = (value: number) => Number(value.toPrecision(3));
 
 /** Starts the model processes. @throws ModelError when the model cannot be loaded */
-async function startPool(spec: ModelSpec, folder: string, { entry, signal, onBroken, log }: Services) {
+async function startPool(
+  spec: ModelSpec,
+  folder: string,
+  metrics: ModelMetrics,
+  { entry, signal, onBroken, log }: Services,
+) {
   signal.throwIfAborted();
   const load = loadMessage(spec, folder);
   const startedMs = performance.now();
@@ -263,6 +282,7 @@ async function startPool(spec: ModelSpec, folder: string, { entry, signal, onBro
         (line, pid) => log.debug({ model_process_pid: pid, line }, 'Output of a model process'),
       ),
     log,
+    onRestart: metrics.restart,
     onBroken: (error) => {
       log.error({ err: error }, 'Stopped serving the model: its processes repeatedly failed to load');
       onBroken(spec);

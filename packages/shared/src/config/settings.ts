@@ -344,6 +344,11 @@ export const settingsSchema = z.object({
         'Folder for the development key, downloaded models, and the data of the Redis server that `npm start` starts',
     },
   ),
+  METRICS_BY_KEY: variable(boolean().default(false), {
+    unit: 'true or false',
+    meaning:
+      'Whether the metrics of requests are divided by the id of the key (`key_id`); each key adds about 20 series for each route and status',
+  }),
   LOG_LEVEL: variable(
     z.enum(['silent', 'fatal', 'error', 'warn', 'info', 'debug', 'trace']).default('info'),
     {

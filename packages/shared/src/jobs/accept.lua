@@ -1,19 +1,19 @@
 -- Accepts a staged job: writes its record, items, idempotency entry and reservation, all or none. Hands out its first
 -- chunks.
 --
--- KEYS  stage, stageStarts, job, items, starts, key, jobs, backlog, inFlight, callers, unfinished, resultBytes
+-- KEYS  stage, stageStarts, job, items, starts, key, jobs, backlog, inFlight, callers, unfinished, resultBytes, counts
 -- ARGV  id, caller ('<model> <key id>'), key id, model, number of items, number of chunks, ms until an unfinished job
 --       fails, maximum of chunks in flight, not after (ms since the epoch, on Redis's clock; '' for no limit), fingerprint of the body, prefix of job
 --       keys, idempotency entry ('' for none), revision of the model, parameters (JSON),
 --       bytes that the result of an input will take, hash of the model spec, number of inputs, what the API family keeps
 --       with the job (JSON; '' for nothing), record of the file that it was made from ('' for none), ms that a file is kept,
---       files that expire, webhook (JSON; '' for none), outbox
+--       files that expire, webhook (JSON; '' for none), outbox, number of rows, trace context (JSON; '' for none)
 -- Returns {'accepted', now, chunks handed out…}, or {'known', id} (the idempotency entry names a job with the same
 --         fingerprint), {'mismatch'} (with another one), {'late'}, {'missing'} (part of the upload expired), {'revoked'},
 --         {'too large', limit}, {'allowance', limit, queued}
 
 local names = { 'stage', 'stageStarts', 'job', 'items', 'starts', 'key', 'jobs', 'backlog', 'inFlight', 'callers',
-  'unfinished', 'resultBytes' }
+  'unfinished', 'resultBytes', 'counts' }
 local keys = {}
 for i, name in ipairs(names) do keys[name] = KEYS[i] end
 local id, caller, keyId, model, total, chunks = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
@@ -55,7 +55,7 @@ redis.call('PERSIST', keys.starts)
 redis.call('HSET', keys.job, 'v', '4', 'id', id, 'key_id', keyId, 'model', model, 'revision', ARGV[13],
   'parameters', ARGV[14], 'status', 'queued', 'total', total, 'chunks', chunks, 'next', 0, 'stored', 0, 'completed', 0,
   'failed', 0, 'reserved', inputs, 'created_at_ms', now, 'idempotency', idempotency,
-  'result_bytes', ARGV[15], 'spec_hash', ARGV[16])
+  'result_bytes', ARGV[15], 'spec_hash', ARGV[16], 'rows', ARGV[24])
 if ARGV[18] ~= '' then redis.call('HSET', keys.job, 'details', ARGV[18]) end
 if ARGV[19] ~= '' then
   redis.call('HSET', keys.job, 'file', ARGV[19], 'file_ttl', ARGV[20], 'expiring_files', ARGV[21])
@@ -63,6 +63,9 @@ if ARGV[19] ~= '' then
   keepFile(keys.job, now + tonumber(ARGV[7]), 1)
 end
 if ARGV[22] ~= '' then redis.call('HSET', keys.job, 'webhook', ARGV[22], 'outbox', ARGV[23]) end
+if ARGV[25] ~= '' then redis.call('HSET', keys.job, 'trace', ARGV[25]) end
+count(keys, 'queued', 1)
+count(keys, 'rows ' .. model, tonumber(ARGV[24]))
 redis.call('INCRBY', keys.resultBytes, inputs * tonumber(ARGV[15]))
 redis.call('HINCRBY', keys.key, 'bulk_queued', inputs)
 redis.call('ZADD', keys.jobs, now, id)

@@ -1,12 +1,13 @@
 -- Ends an unfinished job (canceled, or failed with a reason) and lets the caller's other jobs continue.
 --
--- KEYS  job, items, results, starts, resultBytes, key, backlog, inFlight, callers, unfinished, finished, changes (a channel)
+-- KEYS  job, items, results, starts, resultBytes, key, backlog, inFlight, callers, unfinished, finished,
+--       changes (a channel), counts
 -- ARGV  id, caller, status, reason, maximum of chunks in flight, ms that a finished job is kept, prefix of job keys,
 --       '1' to leave a job as it is whose id a replay of its request has been answered with, else ''
 -- Returns {1 if it was unfinished, {its chunks that were in flight}, {chunks handed out}}
 
 local names = { 'job', 'items', 'results', 'starts', 'resultBytes', 'key', 'backlog', 'inFlight', 'callers', 'unfinished',
-  'finished', 'changes' }
+  'finished', 'changes', 'counts' }
 local keys = {}
 for i, name in ipairs(names) do keys[name] = KEYS[i] end
 local time = redis.call('TIME')

@@ -5,13 +5,16 @@ import { pack, packed } from '../binary.js';
 import { json } from '../json.js';
 import { ALLOW_WHEN_FULL, isStorageFull } from '../redis/errors.js';
 import { names } from '../redis/names.js';
+import type { TraceContext } from '../telemetry/tracing.js';
 import {
   type ChunkRef,
   chunkRefSchema,
   inputsOf,
+  isFinished,
   type JobItem,
   type JobRecord,
   type JobRef,
+  type JobStatus,
   jobItemSchema,
   jobRecordSchema,
   RECORD_VERSION,
@@ -68,6 +71,17 @@ export interface Storing {
   handedOut: ChunkRef[];
 }
 
+type EndedStatus = Exclude<JobStatus, 'queued' | 'running'>;
+
+/** The result of {@link Ledger.counts}. */
+interface JobCounts {
+  unfinished: Record<'queued' | 'running', number>;
+  /** Jobs that have ended so far, also those that have been erased since. */
+  ended: Record<EndedStatus, number>;
+  /** Rows of a model's unfinished jobs that have no result yet. */
+  rows: (modelId: string) => number;
+}
+
 const storeReply = z.tuple([z.number()], chunkRefSchema);
 const endReply = z.tuple([z.number(), z.array(chunkRefSchema), z.array(chunkRefSchema)]);
 const acceptReply = z.union([
@@ -84,6 +98,10 @@ const acceptReply = z.union([
 const listReply = z.tuple([z.number()], z.array(z.string()));
 const chunkItems = json(z.array(jobItemSchema));
 const chunkResults = packed(z.array(storedResultSchema));
+
+/** Records that a page of all jobs reads at most, and at once. */
+const MAX_SCANNED = 10_000;
+const SCANNED_AT_ONCE = 500;
 
 interface LedgerOptions {
   /** How long a finished job is kept, in milliseconds. */
@@ -133,6 +151,8 @@ export class Ledger {
       /** The file that it was made from, which is kept for some time after the job has ended. */
       file?: { record: string; ttlMs: number };
       webhook?: JobWebhook;
+      /** The trace of the request, which those of its chunks and its webhook link to. */
+      trace?: TraceContext | undefined;
       idempotencyKey: string | undefined;
       fingerprint: string;
       maxInFlight: number;
@@ -154,6 +174,7 @@ export class Ledger {
       names.callers,
       names.unfinished,
       names.resultBytes,
+      names.counts,
     ];
     return acceptReply.parse(
       await this.#redis.acceptJob(
@@ -182,6 +203,8 @@ export class Ledger {
         names.expiringFiles,
         job.webhook === undefined ? '' : JSON.stringify(job.webhook),
         names.outbox,
+        stage.rows,
+        job.trace === undefined ? '' : JSON.stringify(job.trace),
       ),
     );
   }
@@ -243,6 +266,7 @@ export class Ledger {
     if (webhook) transaction.rpush(names.outbox, JSON.stringify(entry));
     const replies = await transaction
       .hset(names.job(jobId), record)
+      .hincrby(names.counts, 'ended failed', 1)
       .pexpireat(names.job(jobId), expires)
       .zadd(names.jobs(keyId), now, jobId)
       .zadd(names.finished, expires, `${keyId} ${jobId}`)
@@ -253,6 +277,18 @@ export class Ledger {
   /** Reads a job's record. Returns undefined if the job does not exist, or if its record has another version. */
   async read(jobId: string): Promise<JobRecord | undefined> {
     return recordOf(await this.#redis.hgetall(names.job(jobId)));
+  }
+
+  /** Counts of jobs and of the rows that wait, of all gateways. */
+  async counts(): Promise<JobCounts> {
+    const stored = await this.#redis.hgetall(names.counts);
+    const unfinished = (status: 'queued' | 'running') => Number(stored[status] ?? 0);
+    const ended = (status: EndedStatus) => Number(stored[`ended ${status}`] ?? 0);
+    return {
+      unfinished: { queued: unfinished('queued'), running: unfinished('running') },
+      ended: { completed: ended('completed'), failed: ended('failed'), canceled: ended('canceled') },
+      rows: (modelId) => Number(stored[`rows ${modelId}`] ?? 0),
+    };
   }
 
   /** The ids of an unfinished job, even if its record is of another version; undefined for any other job. */
@@ -403,6 +439,66 @@ export class Ledger {
     return { records: pages.flatMap((fields) => recordOf(objectOf(fields)) ?? []), more: more === 1 };
   }
 
+  /**
+   * Jobs of all keys, or of one: unfinished ones, the latest that was accepted first, then ended ones, the latest end first; those of
+   * one key the latest that was accepted first.
+   * @param offset how many to skip
+   * @returns the records, and the offset of the next page if there may be more. A page may have fewer than `count` records, also
+   *   if more follow, because at most {@link MAX_SCANNED} are read
+   */
+  async listAll({
+    keyId,
+    status,
+    offset,
+    count,
+  }: {
+    keyId: string | undefined;
+    status: JobStatus | undefined;
+    offset: number;
+    count: number;
+  }): Promise<{ records: JobRecord[]; next: number | undefined }> {
+    const records: JobRecord[] = [];
+    let next = offset;
+    while (records.length < count && next - offset < MAX_SCANNED) {
+      const wanted = status === undefined ? count - records.length : SCANNED_AT_ONCE;
+      const ids = await this.#ids(keyId, status, next, wanted);
+      const reads = this.#redis.pipeline();
+      for (const id of ids) reads.hgetall(names.job(id));
+      const replies = (await reads.exec()) ?? [];
+      for (const [error, stored] of replies) {
+        if (error) throw error;
+        next++;
+        const record = recordOf(stored as Record<string, string>);
+        if (record && (status === undefined || record.status === status)) records.push(record);
+        if (records.length === count) break;
+      }
+      if (ids.length < wanted) return { records, next: records.length === count ? next : undefined };
+    }
+    return { records, next };
+  }
+
+  /** Ids of jobs in the order of {@link listAll}. Those of a status that no job in a list can have are left out. */
+  async #ids(
+    keyId: string | undefined,
+    status: JobStatus | undefined,
+    offset: number,
+    count: number,
+  ): Promise<string[]> {
+    const page = (name: string, from: number, most: number) =>
+      this.#redis.zrevrange(name, from, from + most - 1);
+    if (keyId !== undefined) return page(names.jobs(keyId), offset, count);
+    const idsOf = (members: readonly string[]) => members.map((member) => member.split(' ').at(-1) ?? '');
+    if (status !== undefined)
+      return isFinished(status)
+        ? idsOf(await page(names.finished, offset, count))
+        : page(names.unfinished, offset, count);
+    const unfinished = await page(names.unfinished, offset, count);
+    if (unfinished.length === count) return unfinished;
+    const before = await this.#redis.zcard(names.unfinished);
+    const from = Math.max(0, offset - before);
+    return [...unfinished, ...idsOf(await page(names.finished, from, count - unfinished.length))];
+  }
+
   /** A caller's unfinished jobs. */
   async unfinished(keyId: string): Promise<JobRef[]> {
     const ids = await this.#redis.zrange(names.jobs(keyId), '0', '-1');
@@ -439,5 +535,6 @@ function endKeys({ id, keyId, modelId }: JobRef): string[] {
     names.unfinished,
     names.finished,
     names.changes,
+    names.counts,
   ];
 }

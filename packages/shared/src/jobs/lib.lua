@@ -55,15 +55,31 @@ local function keepFile(job, ends, change)
   redis.call('ZADD', record[3], expires, record[4] .. ' ' .. id)
 end
 
--- Returns inputs to a key's bulk allowance, and the bytes reserved for their results. If the key's record was deleted and
--- created again, its count may be lower than `inputs`, so it stops at 0.
+-- Changes one of the counts that metrics show (HASH `counts`). A count that reaches 0 is removed; it may be lower than the
+-- change, for a job of an earlier version.
+local function count(keys, field, change)
+  if redis.call('HINCRBY', keys.counts, field, change) <= 0 then redis.call('HDEL', keys.counts, field) end
+end
+
+-- Returns inputs to a key's bulk allowance, the bytes reserved for their results, and their rows. The rows of a job are divided
+-- evenly over its inputs. If the key's record was deleted and created again, its count may be lower than `inputs`, so it
+-- stops at 0.
 local function release(keys, inputs)
+  local job = redis.call('HMGET', keys.job, 'reserved', 'rows', 'model')
+  local reserved, rows = tonumber(job[1] or '0'), tonumber(job[2] or '0')
+  if inputs == 0 then return end
+  redis.call('HINCRBY', keys.job, 'reserved', -inputs)
+  if reserved > 0 and rows > 0 then
+    local released = math.floor(rows * inputs / reserved)
+    redis.call('HSET', keys.job, 'rows', rows - released)
+    if released > 0 then count(keys, 'rows ' .. job[3], -released) end
+  end
   local queued = tonumber(redis.call('HGET', keys.key, 'bulk_queued') or '0')
   if queued > 0 then redis.call('HSET', keys.key, 'bulk_queued', math.max(0, queued - inputs)) end
   local bytes = inputs * tonumber(redis.call('HGET', keys.job, 'result_bytes') or '0')
-  local reserved = tonumber(redis.call('GET', keys.resultBytes) or '0')
-  if reserved > bytes then
-    redis.call('SET', keys.resultBytes, string.format('%.0f', reserved - bytes))
+  local reservedBytes = tonumber(redis.call('GET', keys.resultBytes) or '0')
+  if reservedBytes > bytes then
+    redis.call('SET', keys.resultBytes, string.format('%.0f', reservedBytes - bytes))
   else
     redis.call('DEL', keys.resultBytes)
   end
@@ -73,11 +89,12 @@ end
 -- the expiry of all its keys. Returns the chunks that were in flight.
 local function finish(keys, id, status, reason, now, ttl)
   local expires = now + ttl
+  count(keys, redis.call('HGET', keys.job, 'status'), -1)
+  count(keys, 'ended ' .. status, 1)
   redis.call('HSET', keys.job, 'status', status, 'finished_at_ms', now, 'expires_at_ms', expires)
   if reason ~= '' then redis.call('HSET', keys.job, 'error', reason) end
   local record = redis.call('HMGET', keys.job, 'reserved', 'idempotency', 'key_id')
   release(keys, tonumber(record[1]))
-  redis.call('HSET', keys.job, 'reserved', 0)
   local withdrawn = {}
   for _, member in ipairs(redis.call('ZRANGE', keys.inFlight, 0, -1)) do
     if string.sub(member, 1, #id + 1) == id .. '/' then

@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { json } from '../json.js';
+import { traceContextSchema } from '../telemetry/tracing.js';
 
 /** A chunk, the unit that a worker takes, has up to this many items, and rows; a single item may have more rows. */
 export const CHUNK_ITEMS = 32;
@@ -77,6 +78,7 @@ export const jobRecordSchema = z
     expires_at_ms: number.optional(),
     error: z.string().optional(),
     details: json(z.unknown()).optional(),
+    trace: json(traceContextSchema).optional(),
   })
   .transform((record) => ({
     id: record.id,
@@ -103,6 +105,8 @@ export const jobRecordSchema = z
     error: record.error,
     /** What the API family that created the job keeps with it. */
     details: record.details,
+    /** The trace of the request that created the job. */
+    trace: record.trace,
   }));
 
 /** The record of a job: the only source of truth about it. */

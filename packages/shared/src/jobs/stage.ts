@@ -29,6 +29,8 @@ export class Stage {
   chunks = 0;
   /** Pieces sent to Redis. */
   pieces = 0;
+  /** Rows of the items so far. */
+  rows = 0;
   /** Bytes that the results of the items will take. */
   resultBytes = 0;
 
@@ -47,6 +49,7 @@ export class Stage {
     if (this.#chunk.length > 0 && this.#chunkRows + rows > CHUNK_ROWS) this.#closeChunk();
     this.#chunk.push(item);
     this.#chunkRows += rows;
+    this.rows += rows;
     this.items++;
     this.inputs += inputsOf(item).length;
     this.resultBytes += resultBytes;

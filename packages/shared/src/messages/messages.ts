@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import { packed } from '../binary.js';
 import { json } from '../json.js';
+import { traceContextSchema } from '../telemetry/tracing.js';
 
 /** Version of the messages and replies. A process refuses messages of another version. */
 export const MESSAGE_VERSION = 1;
@@ -26,6 +27,10 @@ const itemSchema = z.object({
   input: z.unknown(),
   /** The model's task parses them. */
   parameters: z.unknown(),
+  /** On Redis's clock, in milliseconds since the epoch. */
+  submittedAtMs: z.number().optional(),
+  /** The trace that the item is part of. */
+  trace: traceContextSchema.optional(),
   /** On Redis's clock, in milliseconds since the epoch. Nobody waits for the reply after this. */
   deadlineMs: z.number(),
 });

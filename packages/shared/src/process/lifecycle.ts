@@ -1,6 +1,7 @@
 import { setFlagsFromString } from 'node:v8';
 import { EXIT_CONFIG, readSettings, type Settings, SettingsError } from '../config/settings.js';
 import { createLog, type Log } from '../log.js';
+import { startTracing } from '../telemetry/tracing.js';
 
 /**
  * How much the heap may grow before the next garbage collection, in percent. With V8's default a gateway under load grows
@@ -57,6 +58,7 @@ export async function runApp(
   });
   const stopping = new AbortController();
   let app: App | undefined;
+  let endTracing = async () => {};
 
   const stop = async (reason: string) => {
     if (stopping.signal.aborted) return;
@@ -70,6 +72,7 @@ export async function runApp(
     const limitMs = app.longestRequestMs + DRAIN_SLACK_MS;
     const late = setTimeout(() => fail(new StartError('Drain timed out')), limitMs);
     await app.close();
+    await endTracing();
     clearTimeout(late);
     log.info('Drained');
     process.exit(0);
@@ -95,6 +98,7 @@ export async function runApp(
   try {
     const settings = readSettings(env);
     log = createLog(name, settings);
+    endTracing = await startTracing(name, env, log);
     const started = await start(settings, log, stopping.signal);
     if (stopping.signal.aborted) {
       await started.close();

@@ -51,6 +51,8 @@ export const names = {
   unfinished: `${PREFIX}:unfinished`,
   /** ZSET: finished jobs, as `<key id> <job>`, by the time they expire. */
   finished: `${PREFIX}:finished`,
+  /** HASH: numbers of jobs and of waiting rows, for the metrics; see `lib.lua`. */
+  counts: `${PREFIX}:counts`,
   /** Channel: ids of jobs whose record changed. */
   changes: `${PREFIX}:changes`,
   /** HASH: the record of a file. */

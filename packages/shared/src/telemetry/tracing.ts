@@ -1,0 +1,140 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import {
+  type Attributes,
+  type Context,
+  context,
+  type Link,
+  propagation,
+  ROOT_CONTEXT,
+  type Span,
+  type SpanKind,
+  SpanStatusCode,
+  trace,
+} from '@opentelemetry/api';
+import { z } from 'zod';
+import type { Log } from '../log.js';
+import { version } from '../version.js';
+
+/** The trace that a message continues, as W3C Trace Context (https://www.w3.org/TR/trace-context/). */
+export const traceContextSchema = z.object({ traceparent: z.string(), tracestate: z.string().optional() });
+export type TraceContext = z.infer<typeof traceContextSchema>;
+
+/** The tracer of Sluice. Its spans do nothing unless {@link startTracing} has started the export. */
+const tracer = trace.getTracer('sluice');
+
+/** A drain waits this long for the last spans to be exported, in milliseconds. */
+const EXPORT_MS = 2_000;
+
+/** Whether the environment asks for traces: by an exporter or by an endpoint. */
+function wantsTraces(env: Readonly<Record<string, string | undefined>>): boolean {
+  if (env.OTEL_SDK_DISABLED?.toLowerCase() === 'true' || env.OTEL_TRACES_EXPORTER === 'none') return false;
+  return Boolean(
+    env.OTEL_TRACES_EXPORTER || env.OTEL_EXPORTER_OTLP_ENDPOINT || env.OTEL_EXPORTER_OTLP_TRACES_ENDPOINT,
+  );
+}
+
+/**
+ * Starts the export of spans if the environment asks for it, with the standard variables
+ * (https://opentelemetry.io/docs/languages/sdk-configuration/). Otherwise no module of the SDK is loaded.
+ * @param name of the process, as part of the default service name `sluice-<name>`
+ * @returns ends the export; it waits at most {@link EXPORT_MS}
+ */
+export async function startTracing(
+  name: string,
+  env: Readonly<Record<string, string | undefined>>,
+  log: Log,
+): Promise<() => Promise<void>> {
+  if (!wantsTraces(env)) return async () => {};
+  const { NodeSDK, resources } = await import('@opentelemetry/sdk-node');
+  const sdk = new NodeSDK({
+    resource: resources.resourceFromAttributes({
+      'service.name': `sluice-${name}`,
+      'service.version': version,
+    }),
+    // Sluice has metrics and logs of its own.
+    metricReaders: [],
+    logRecordProcessors: [],
+    instrumentations: [],
+  });
+  sdk.start();
+  log.info('Exporting traces');
+  return async () => {
+    const ended = sdk
+      .shutdown()
+      .catch((err: unknown) => log.warn({ err }, 'Could not export the last spans'));
+    await Promise.race([ended, delay(EXPORT_MS, undefined, { ref: false })]);
+  };
+}
+
+/** The context of a span, for a message; undefined if it is not traced. */
+export function traceContextOf(span: Span): TraceContext | undefined {
+  const carrier: Record<string, string> = {};
+  propagation.inject(trace.setSpan(ROOT_CONTEXT, span), carrier);
+  return traceContextSchema.safeParse(carrier).data;
+}
+
+/** The present trace, for a message; undefined if there is none. */
+export function presentTrace(): TraceContext | undefined {
+  const span = trace.getActiveSpan();
+  return span && traceContextOf(span);
+}
+
+/** The context that a message or the head of a request carries. */
+const contextOf = (carrier: object | undefined): Context =>
+  carrier === undefined ? ROOT_CONTEXT : propagation.extract(ROOT_CONTEXT, carrier);
+
+interface SpanOptions {
+  kind: SpanKind;
+  attributes?: Attributes;
+  /** What it continues: another span, or what a message or the head of a request carries. */
+  parent?: Span | object | undefined;
+  /** Other traces that it belongs to, such as those of the items of a micro-batch. */
+  links?: readonly (Span | TraceContext | undefined)[];
+  /** In milliseconds since the epoch; now if not given. */
+  startMs?: number;
+}
+
+const isSpan = (value: Span | object): value is Span => 'spanContext' in value;
+
+/** Starts a span; its user ends it. */
+export function startSpan(name: string, { kind, attributes, parent, links, startMs }: SpanOptions): Span {
+  const parentContext =
+    parent !== undefined && isSpan(parent) ? trace.setSpan(ROOT_CONTEXT, parent) : contextOf(parent);
+  const linked = (links ?? []).flatMap((link): Link[] => {
+    const spanContext =
+      link === undefined
+        ? undefined
+        : isSpan(link)
+          ? link.spanContext()
+          : trace.getSpanContext(contextOf(link));
+    return spanContext && trace.isSpanContextValid(spanContext) ? [{ context: spanContext }] : [];
+  });
+  return tracer.startSpan(
+    name,
+    {
+      kind,
+      ...(attributes ? { attributes } : {}),
+      ...(linked.length > 0 ? { links: linked } : {}),
+      ...(startMs === undefined ? {} : { startTime: startMs }),
+    },
+    parentContext,
+  );
+}
+
+/** Runs a function as part of a span, which it does not end. */
+export const inSpan = <T>(span: Span, run: () => T): T =>
+  context.with(trace.setSpan(context.active(), span), run);
+
+/** Marks a span as failed. */
+export function failSpan(span: Span, reason: string): void {
+  span.setAttribute('error.type', reason);
+  span.setStatus({ code: SpanStatusCode.ERROR });
+}
+
+/** Now in milliseconds since the epoch, monotonic within this process. */
+export const epochMs = (performanceMs = performance.now()): number => performance.timeOrigin + performanceMs;
+
+/** The span that the present code is part of; undefined if there is none. */
+export const presentSpan = (): Span | undefined => trace.getActiveSpan();
+
+export { type Span, SpanKind } from '@opentelemetry/api';
