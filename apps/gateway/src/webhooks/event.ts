@@ -1,4 +1,4 @@
-import { json } from '@sluice/shared';
+import { json, traceContextSchema } from '@sluice/shared';
 import { z } from 'zod';
 import { batchIdOf } from '../jobs/batchIds.js';
 import { NOT_IN_TIME } from '../jobs/reasons.js';
@@ -13,6 +13,8 @@ export const outboxEntrySchema = json(
     reason: z.string(),
     at: z.number(),
     webhook: json(z.object({ url: z.string(), kind: z.enum(['job', 'batch']) })),
+    /** The trace of the request that created the job. */
+    trace: json(traceContextSchema).optional(),
   }),
 );
 export type OutboxEntry = z.infer<typeof outboxEntrySchema>;

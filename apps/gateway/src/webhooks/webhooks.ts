@@ -1,5 +1,16 @@
 import { setTimeout as delay } from 'node:timers/promises';
-import { isLive, type Keyring, type Log, names, PREFIX, type RedisClock } from '@sluice/shared';
+import {
+  failSpan,
+  isLive,
+  type Keyring,
+  type Log,
+  names,
+  PREFIX,
+  type RedisClock,
+  SpanKind,
+  startSpan,
+  traceContextOf,
+} from '@sluice/shared';
 import { DelayedError, type Job, Queue, UnrecoverableError, Worker } from 'bullmq';
 import type { Redis } from 'ioredis';
 import { Webhook } from 'standardwebhooks';
@@ -127,6 +138,7 @@ export class Webhooks {
       await job.moveToDelayed(Date.now() + waitMs(Date.now() - job.timestamp), token);
       throw new DelayedError();
     }
+    const span = entry.trace && startSpan('deliver webhook', { kind: SpanKind.CLIENT, links: [entry.trace] });
     try {
       const event = eventOf(entry);
       const body = JSON.stringify(event);
@@ -138,15 +150,21 @@ export class Webhooks {
           'webhook-id': event.id,
           'webhook-timestamp': String(Math.floor(sentAt.getTime() / 1000)),
           'webhook-signature': new Webhook(key.webhookSecret).sign(event.id, sentAt, body),
+          ...(span ? traceContextOf(span) : {}),
         },
         body,
         allowPrivate,
       );
+      span?.setAttribute('http.response.status_code', status);
       if (status === GONE) throw new UnrecoverableError('The receiver answered 410');
       if (status < 200 || status > 299) throw new Error(`The receiver answered ${status}`);
       onAttempt('delivered');
       log.info({ event_id: event.id, key_id: entry.key, type: event.type }, 'Webhook delivered');
+    } catch (error) {
+      if (span) failSpan(span, 'not_delivered');
+      throw error;
     } finally {
+      span?.end();
       end();
     }
   }

@@ -13,7 +13,8 @@ function poolOf(ran: string[]) {
       const texts = rows.map(({ text }) => text);
       ran.push(texts.join(' '));
       if (texts.includes('bad')) throw new RunError('refused', 'bad');
-      return { results: rows.map(() => ({ raw: 0, tokens: 1, truncated: false })), ms: 1 };
+      const results = rows.map(() => ({ raw: 0, tokens: 1, truncated: false }));
+      return { results, startedMs: 0, ms: 1, inProcess: { startedMs: 0, endedMs: 1, pid: undefined } };
     },
     release: () => {},
   };

@@ -117,10 +117,11 @@ local function finish(keys, id, status, reason, now, ttl)
     end
   end
   keepFile(keys.job, now, -1)
-  local webhook = redis.call('HMGET', keys.job, 'webhook', 'outbox')
+  local webhook = redis.call('HMGET', keys.job, 'webhook', 'outbox', 'trace')
   if webhook[1] then
     redis.call('RPUSH', webhook[2], cjson.encode({
       job = id, key = record[3], status = status, reason = reason, at = now, webhook = webhook[1],
+      trace = webhook[3] or nil,
     }))
   end
   redis.call('PUBLISH', keys.changes, id)

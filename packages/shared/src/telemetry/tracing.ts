@@ -16,7 +16,10 @@ import type { Log } from '../log.js';
 import { version } from '../version.js';
 
 /** The trace that a message continues, as W3C Trace Context (https://www.w3.org/TR/trace-context/). */
-export const traceContextSchema = z.object({ traceparent: z.string(), tracestate: z.string().optional() });
+export const traceContextSchema = z.object({
+  traceparent: z.string(),
+  tracestate: z.string().exactOptional(),
+});
 export type TraceContext = z.infer<typeof traceContextSchema>;
 
 /** The tracer of Sluice. Its spans do nothing unless {@link startTracing} has started the export. */
