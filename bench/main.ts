@@ -16,6 +16,7 @@ import { queuePath } from './queue.js';
 import { atLeast, atMost, type Curve, machine, median, type Results, type Row, table } from './report.js';
 import { AS_SHIPPED, ensureFastApi, fastApi, MANY, sluice, type Target } from './targets.js';
 import { bareRows, embeddedTexts, servedRows, serveModels, specsOf, vectorBytes } from './tasks.js';
+import { metricsCost } from './telemetry.js';
 
 const PARTS = [
   'serve',
@@ -27,6 +28,7 @@ const PARTS = [
   'embeddings',
   'tasks',
   'vectors',
+  'metrics',
   'memory',
   'start',
 ] as const;
@@ -364,6 +366,20 @@ async function vectors(): Promise<void> {
   record(`job of ${VECTORS} vectors of ${spec.id}: its results`, results / 1e6, 'MB');
 }
 
+/** What metrics add to the processor time of a request at 64 clients. */
+async function metrics(): Promise<void> {
+  for (let round = 1; round <= rounds; round++) {
+    const { requestUs, recordUs, scrapeShare } = await metricsCost(sentences, seconds);
+    record('metrics: processor time to record a request', recordUs, 'µs');
+    record(
+      'metrics: share of the processor time of a request, with a scrape each 15 s',
+      100 * (recordUs / requestUs + scrapeShare),
+      '%',
+      atMost(1),
+    );
+  }
+}
+
 async function footprint(): Promise<void> {
   const looks = await memory(sentences, 100_000);
   say(
@@ -392,6 +408,7 @@ const run: Record<Part, () => Promise<void>> = {
   embeddings,
   tasks,
   vectors,
+  metrics,
   memory: footprint,
   start,
 };

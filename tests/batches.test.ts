@@ -86,13 +86,17 @@ async function allResults(jobId: string): Promise<Answer['body'][]> {
     .map((line: string) => JSON.parse(line));
 }
 
-/** All Redis keys except those of workers, gateways, API keys and limits, and those that BullMQ keeps for every queue. */
+/**
+ * All Redis keys except those of workers, gateways, API keys and limits, and those that BullMQ keeps for every queue; and the
+ * counts of what is unfinished.
+ */
 async function jobKeys(): Promise<string[]> {
   const all = await rig.redis.keys('*');
-  return all
+  const counts = await rig.redis.hkeys('{sluice}:counts');
+  return [...all, ...counts.filter((field) => !field.startsWith('ended ')).map((field) => `counts ${field}`)]
     .filter(
       (name) =>
-        !/^\{sluice\}:(key:|keys$|usage(-report)?:|limit:|reads:|streams:|failed-auth:|replies:|worker:|workers$|tokenizer:|webhooks:(meta|stalled-check)|unanswered:|sweep$|probe$)/.test(
+        !/^\{sluice\}:(key:|keys$|usage(-report)?:|limit:|reads:|streams:|failed-auth:|replies:|worker:|workers$|tokenizer:|webhooks:(meta|stalled-check)|unanswered:|sweep$|probe$|counts$)/.test(
           name,
         ),
     )

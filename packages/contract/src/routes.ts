@@ -201,6 +201,15 @@ export function routesFor(bounds: Bounds) {
       problems: [],
     },
     ...probes,
+    playground: {
+      ...about,
+      path: '/',
+      access: 'open',
+      summary: 'The playground: a page on which people try the models',
+      answer: z.string(),
+      mediaType: 'text/html',
+      problems: [],
+    },
     docs: {
       ...about,
       path: '/docs',

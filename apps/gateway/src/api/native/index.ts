@@ -1,5 +1,6 @@
 import { type Bounds, batchBody, batchLine, familyRoutesFor, routesFor } from '@sluice/contract';
 import type { Ledger, Log, Settings } from '@sluice/shared';
+import type { Express } from 'express';
 import type { RedisMemory } from '../../admission/redisMemory.js';
 import { createReadBody, LARGE_BODIES } from '../../http/body.js';
 import { createFamily, type Family } from '../../http/family.js';
@@ -17,6 +18,7 @@ import { docsRoutes, mountDocsFiles } from './docs.js';
 import type { healthRoutes } from './health.js';
 import { jobRoutes } from './jobs.js';
 import { modelRoutes } from './models.js';
+import { mountPlaygroundFiles, playgroundRoutes } from './playground.js';
 import { predictionRoutes } from './predictions.js';
 import { problemJson } from './problemJson.js';
 
@@ -81,12 +83,17 @@ export function nativeFamily(services: Services): Family {
       ...accountRoutes(rateLimit),
       ...modelRoutes(catalog, bounds.maxTextChars),
       ...health,
+      ...playgroundRoutes(),
       ...docsRoutes({ ...routes, ...familyRoutesFor(bounds) }, version),
     },
     problemJson,
   );
-  if (settings.PUBLIC_DOCS) return { ...family, mountFiles: mountDocsFiles };
-  const closed: readonly unknown[] = [routes.docs, routes.openapi];
+  const mountFiles = (app: Express) => {
+    mountDocsFiles(app);
+    mountPlaygroundFiles(app);
+  };
+  if (settings.PUBLIC_DOCS) return { ...family, mountFiles };
+  const closed: readonly unknown[] = [routes.playground, routes.docs, routes.openapi];
   return { ...family, routes: family.routes.filter(({ route }) => !closed.includes(route)) };
 }
 

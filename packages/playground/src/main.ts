@@ -1,0 +1,306 @@
+import { ConnectionError, type JobBody, type Model, Sluice, SluiceError } from '@sluice/client';
+import { chosen, create, element, onChoice } from './dom.js';
+import { FileJob } from './job.js';
+import { outcome } from './outcomes.js';
+import { type Action, snippet } from './snippets.js';
+import { formOf, jobFormOf, showFields, takesTexts } from './tasks.js';
+import { FileProblem, readTextFile, type TextFile } from './textFile.js';
+
+/** The key is kept for this tab; the browser forgets it when the tab is closed. */
+const STORED_KEY = 'sluice-key';
+
+const page = {
+  keyForm: element('key-form', HTMLFormElement),
+  key: element('key', HTMLInputElement),
+  allowance: element('allowance', HTMLElement),
+  work: element('work', HTMLElement),
+  model: element('model', HTMLSelectElement),
+  modelNote: element('model-note', HTMLElement),
+  oneForm: element('one-form', HTMLFormElement),
+  fields: element('fields', HTMLElement),
+  fileForm: element('file-form', HTMLFormElement),
+  drop: element('drop', HTMLElement),
+  file: element('file', HTMLInputElement),
+  columnField: element('column-field', HTMLElement),
+  column: element('column', HTMLSelectElement),
+  fileFields: element('file-fields', HTMLElement),
+  fileNote: element('file-note', HTMLElement),
+  submitFile: element('submit-file', HTMLButtonElement),
+  cancelJob: element('cancel-job', HTMLButtonElement),
+  outcomeSection: element('outcome-section', HTMLElement),
+  outcomeHeading: element('outcome-heading', HTMLElement),
+  progressField: element('progress-field', HTMLElement),
+  progress: element('progress', HTMLProgressElement),
+  summary: element('summary', HTMLElement),
+  outcome: element('outcome', HTMLElement),
+  downloads: element('downloads', HTMLElement),
+  codeSection: element('code-section', HTMLElement),
+  code: element('code', HTMLElement),
+  copy: element('copy', HTMLButtonElement),
+  copied: element('copied', HTMLElement),
+};
+
+let sluice: Sluice | undefined;
+let models: Model[] = [];
+let file: TextFile | undefined;
+let action: Action | undefined;
+/** Number of the latest run; what an earlier one still has to show is dropped. */
+let run = 0;
+/** Ends what follows an earlier job. */
+let following = new AbortController();
+
+const model = (): Model | undefined => models.find(({ id }) => id === page.model.value);
+
+/** What went wrong, in words for the user. */
+function problemOf(error: unknown): HTMLElement {
+  const message = error instanceof Error ? error.message : String(error);
+  const block = create('div', { class: 'problem' }, create('p', {}, message));
+  if (error instanceof SluiceError) {
+    const details = (error.errors ?? []).map(({ pointer, detail }) =>
+      create('li', {}, `${pointer || 'body'}: ${detail}`),
+    );
+    if (details.length > 0) block.append(create('ul', {}, ...details));
+    const wait = error.retryAfterSeconds;
+    if (wait !== undefined) block.append(create('p', {}, `Try again in ${wait} s.`));
+    block.append(
+      create('p', { class: 'quiet' }, `${error.status} ${error.code}, request ${error.requestId ?? '?'}`),
+    );
+  } else if (error instanceof ConnectionError) block.append(create('p', {}, 'Is the server still running?'));
+  return block;
+}
+
+async function showAllowance(): Promise<void> {
+  try {
+    const account = await sluice?.me();
+    if (account === undefined) return;
+    const limits = account.limits.map(
+      ({ remaining, limit, unit, window_seconds }) =>
+        `${remaining} of ${limit} ${unit} left in ${window_seconds} s`,
+    );
+    const queued = account.bulk.limit - account.bulk.queued;
+    page.allowance.textContent = `${account.name}: ${limits.join(', ')}; jobs may take ${queued} more texts.`;
+  } catch (error) {
+    page.allowance.replaceChildren(problemOf(error));
+  }
+}
+
+async function useKey(key: string): Promise<void> {
+  // The page shows errors at once instead of trying again.
+  sluice = new Sluice({ url: location.origin, apiKey: key, retries: 0 });
+  try {
+    models = await sluice.models();
+  } catch (error) {
+    page.work.hidden = true;
+    page.allowance.replaceChildren(problemOf(error));
+    return;
+  }
+  sessionStorage.setItem(STORED_KEY, key);
+  await showAllowance();
+  page.model.replaceChildren(
+    ...models.map(({ id, task }) => create('option', { value: id }, `${id} (${task})`)),
+  );
+  page.work.hidden = false;
+  showModel();
+}
+
+function showModel(): void {
+  const shown = model();
+  if (shown === undefined) return;
+  const notes = [
+    shown.workers === 0 ? 'No live worker serves this model: requests get 503, jobs wait.' : '',
+    shown.error === null ? '' : `It could not be loaded (${shown.error}).`,
+    shown.max_tokens === null ? '' : `It reads up to ${shown.max_tokens} tokens; longer texts are truncated.`,
+  ];
+  page.modelNote.textContent = notes.filter((note) => note !== '').join(' ');
+  showFields(page.fields, formOf(shown.task).fields, 'one');
+  showFields(page.fileFields, jobFormOf(shown.task).fields, 'file');
+  showFileState();
+}
+
+function showMode(): void {
+  const isFile = chosen('mode') === 'file';
+  page.oneForm.hidden = isFile;
+  page.fileForm.hidden = !isFile;
+}
+
+/** The value of a field of a form. */
+const fieldsOf = (form: HTMLFormElement) => (name: string) => String(new FormData(form).get(name) ?? '');
+
+/** Begins to show a run; returns whether it is still the latest one. */
+function begin(summary: string): () => boolean {
+  const own = ++run;
+  following.abort();
+  following = new AbortController();
+  page.outcomeSection.hidden = false;
+  page.progressField.hidden = true;
+  page.downloads.hidden = true;
+  page.cancelJob.hidden = true;
+  page.outcome.replaceChildren();
+  page.summary.textContent = summary;
+  page.outcomeHeading.focus();
+  return () => run === own;
+}
+
+function showCode(done: Action): void {
+  action = done;
+  page.codeSection.hidden = false;
+  page.code.textContent = snippet(chosen('language'), location.origin, done);
+  page.copied.textContent = '';
+}
+
+async function runOne(): Promise<void> {
+  const chosenModel = model();
+  if (sluice === undefined || chosenModel === undefined) return;
+  const { id, task } = chosenModel;
+  const { inputs, parameters } = formOf(task).call(fieldsOf(page.oneForm));
+  const isLatest = begin('Running …');
+  showCode({ kind: 'one', model: id, inputs, parameters });
+  const startedMs = performance.now();
+  try {
+    const output = await sluice.infer(id, inputs, parameters ? { parameters } : {});
+    if (!isLatest()) return;
+    page.summary.textContent = `Answered in ${Math.round(performance.now() - startedMs)} ms.`;
+    page.outcome.replaceChildren(outcome(task, inputs, output));
+  } catch (error) {
+    if (!isLatest()) return;
+    page.summary.textContent = 'No answer.';
+    page.outcome.replaceChildren(problemOf(error));
+  }
+  await showAllowance();
+}
+
+/** Says what the chosen file holds, and whether it can be sent. */
+function showFileState(): void {
+  const task = model()?.task ?? '';
+  page.submitFile.disabled = true;
+  if (!takesTexts(task)) {
+    page.fileNote.textContent =
+      'The inputs of this model are no plain texts. Send them with the API or the sluice command.';
+    return;
+  }
+  if (file === undefined || sluice === undefined) {
+    page.fileNote.textContent = '';
+    return;
+  }
+  const { texts, without } = new FileJob(sluice, file, Number(page.column.value)).size;
+  const skipped = without === 0 ? '' : `; ${without} rows have no text and get an error of their own`;
+  page.fileNote.textContent = `${file.name}: ${texts} texts${skipped}.`;
+  page.submitFile.disabled = texts === 0;
+}
+
+async function chooseFile(given: File | undefined): Promise<void> {
+  if (given === undefined) return;
+  try {
+    file = await readTextFile(given);
+  } catch (error) {
+    if (!(error instanceof FileProblem)) throw error;
+    file = undefined;
+    page.submitFile.disabled = true;
+    page.columnField.hidden = true;
+    page.fileNote.replaceChildren(problemOf(error));
+    return;
+  }
+  const { columns } = file;
+  page.columnField.hidden = columns.length < 2;
+  page.column.replaceChildren(
+    ...columns.map((name, i) => create('option', { value: String(i) }, name || `column ${i + 1}`)),
+  );
+  const usual = columns.findIndex((name) => name.toLowerCase() === 'text');
+  page.column.value = String(Math.max(0, usual));
+  showFileState();
+}
+
+/** One line about the state of a job. */
+function stateOf({ status, completed, failed, total, error }: JobBody, startedMs: number): string {
+  const done = completed + failed;
+  const seconds = (performance.now() - startedMs) / 1000;
+  const rate = done > 0 ? `, ${Math.round(done / seconds)} texts/s` : '';
+  const errors = failed > 0 ? `, ${failed} with an error` : '';
+  return `${status}: ${done} of ${total} texts${errors}${rate}${error ? ` (${error})` : ''}`;
+}
+
+let download: ((format: string) => { name: string; content: Blob }) | undefined;
+
+async function runFile(): Promise<void> {
+  const chosenModel = model();
+  if (sluice === undefined || chosenModel === undefined || file === undefined) return;
+  const { id, task } = chosenModel;
+  const { parameters } = jobFormOf(task).call(fieldsOf(page.fileForm));
+  const job = new FileJob(sluice, file, Number(page.column.value));
+  const isLatest = begin('Uploading …');
+  showCode({ kind: 'file', model: id, parameters });
+  const startedMs = performance.now();
+  try {
+    await job.submit(id, parameters);
+    if (!isLatest()) return;
+    page.progress.value = 0;
+    page.progressField.hidden = false;
+    page.cancelJob.hidden = false;
+    page.cancelJob.onclick = () =>
+      void job.cancel().catch((error) => page.outcome.replaceChildren(problemOf(error)));
+    for await (const state of job.progress(following.signal)) {
+      page.progress.value = state.progress;
+      page.summary.textContent = stateOf(state, startedMs);
+    }
+    page.cancelJob.hidden = true;
+    const outcomes = await job.outcomes();
+    if (!isLatest()) return;
+    page.outcome.replaceChildren(job.show(task, outcomes));
+    download = (format) => job.download(format, outcomes);
+    page.downloads.hidden = false;
+  } catch (error) {
+    if (!isLatest()) return;
+    page.cancelJob.hidden = true;
+    page.summary.textContent = job.jobId ? `The page lost the job ${job.jobId}, which continues.` : 'No job.';
+    page.outcome.replaceChildren(problemOf(error));
+  }
+  await showAllowance();
+}
+
+function save(format: string): void {
+  const made = download?.(format);
+  if (made === undefined) return;
+  const link = create('a', { href: URL.createObjectURL(made.content), download: made.name });
+  link.click();
+  // The browser has begun to read it by then.
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+}
+
+function onSubmit(form: HTMLFormElement, then: () => Promise<void>): void {
+  form.addEventListener('submit', (event) => {
+    event.preventDefault();
+    void then();
+  });
+}
+
+onSubmit(page.keyForm, () => useKey(page.key.value.trim()));
+onSubmit(page.oneForm, runOne);
+onSubmit(page.fileForm, runFile);
+page.model.addEventListener('change', showModel);
+page.column.addEventListener('change', showFileState);
+page.file.addEventListener('change', () => void chooseFile(page.file.files?.[0]));
+onChoice('mode', showMode);
+onChoice('language', () => action && showCode(action));
+page.drop.addEventListener('dragover', (event) => {
+  event.preventDefault();
+  page.drop.classList.add('over');
+});
+page.drop.addEventListener('dragleave', () => page.drop.classList.remove('over'));
+page.drop.addEventListener('drop', (event) => {
+  event.preventDefault();
+  page.drop.classList.remove('over');
+  void chooseFile(event.dataTransfer?.files[0]);
+});
+page.copy.addEventListener('click', async () => {
+  await navigator.clipboard.writeText(page.code.textContent ?? '');
+  page.copied.textContent = 'Copied';
+});
+for (const button of page.downloads.querySelectorAll('button'))
+  button.addEventListener('click', () => save(button.dataset.format ?? 'csv'));
+
+showMode();
+const stored = sessionStorage.getItem(STORED_KEY);
+if (stored) {
+  page.key.value = stored;
+  void useKey(stored);
+}
