@@ -1,16 +1,13 @@
 import { spawnSync } from 'node:child_process';
-import { existsSync, writeFileSync } from 'node:fs';
+import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { type Body, ClientRig, float32, folder, pages, TEXTS } from './clients/rig.js';
-import { post } from './harness.js';
+import { type Body, ClientRig, float32, folder, installClients, pages, TEXTS } from './clients/rig.js';
+import { post, request, root } from './harness.js';
 
 let clients: ClientRig;
 beforeAll(async () => {
-  if (!existsSync(join(folder, 'node_modules/.package-lock.json'))) {
-    const { status } = spawnSync('npm', ['ci', '--no-audit', '--no-fund'], { cwd: folder, stdio: 'inherit' });
-    expect(status).toBe(0);
-  }
+  installClients();
   clients = await ClientRig.start();
 }, 300_000);
 afterAll(() => clients?.close());
@@ -121,3 +118,62 @@ test.each(pages)(
       expect(await clients.run('sh', ['-ec', code.replaceAll('curl ', 'curl -sf ')])).toMatch(/\d/);
   },
 );
+
+test('a client that is generated from the reference compiles and makes its calls', async () => {
+  const run = join(folder, '.run');
+  const document = (await request(`${clients.url}/openapi.json`)).body;
+  writeFileSync(join(run, 'openapi.json'), JSON.stringify(document));
+  const bin = (name: string) => join(folder, 'node_modules', name);
+  const node = (...args: string[]) => {
+    const { status, stdout, stderr } = spawnSync(process.execPath, args, {
+      cwd: folder,
+      encoding: 'utf8',
+    });
+    expect([status, status === 0 ? '' : stdout + stderr]).toEqual([0, '']);
+  };
+  node(bin('openapi-typescript/bin/cli.js'), '.run/openapi.json', '-o', '.run/generated.ts');
+  writeFileSync(
+    join(run, 'generatedClient.ts'),
+    [
+      `import createClient from 'openapi-fetch';`,
+      `import type { paths } from './generated.js';`,
+      'const { SLUICE_URL = "", SLUICE_API_KEY = "" } = process.env;',
+      'const client = createClient<paths>({ baseUrl: SLUICE_URL, headers: { "X-API-Key": SLUICE_API_KEY } });',
+      'const predicted = await client.POST("/analyze", { body: { text: "A fine day", top_k: 1 } });',
+      'if (!predicted.data) throw new Error(JSON.stringify(predicted.error));',
+      'const label: string | undefined = predicted.data.sentiment[0]?.label;',
+      'const { data: job, error } = await client.POST("/analyze_batch", { body: { texts: ["one", "two"] } });',
+      'if (!job) throw new Error(JSON.stringify(error));',
+      'const { data: state } = await client.GET("/jobs/{id}", { params: { path: { id: job.job_id } } });',
+      'const total: number | undefined = state?.total;',
+      // What the reference does not know must not compile.
+      '// @ts-expect-error: no such route',
+      'void (() => client.GET("/nothing"));',
+      '// @ts-expect-error: a text is no number',
+      'void (() => client.POST("/predict", { body: { text: 1 } }));',
+      'console.log(JSON.stringify({ label, total }));',
+      'export {};',
+    ].join('\n'),
+  );
+  writeFileSync(
+    join(run, 'tsconfig.json'),
+    JSON.stringify({
+      compilerOptions: {
+        strict: true,
+        target: 'ES2022',
+        module: 'NodeNext',
+        moduleResolution: 'NodeNext',
+        skipLibCheck: true,
+        types: ['node'],
+        typeRoots: [join(root, 'node_modules/@types')],
+        outDir: 'generated',
+      },
+      files: ['generatedClient.ts'],
+    }),
+  );
+  node(bin('typescript/bin/tsc'), '-p', '.run/tsconfig.json');
+  const output = await clients.run(process.execPath, ['.run/generated/generatedClient.js']);
+  const { body } = await post(`${clients.url}/analyze`, clients.key, { text: 'A fine day' });
+  const [best] = body.sentiment;
+  expect(JSON.parse(output)).toEqual({ label: best.label, total: 2 });
+}, 120_000);

@@ -1,12 +1,23 @@
-import { spawn } from 'node:child_process';
-import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { spawn, spawnSync } from 'node:child_process';
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { type Answer, post, Rig, root } from '../harness.js';
+import { type Answer, type Env, post, Rig, root } from '../harness.js';
 
 export type Body = Answer['body'];
 
 export const folder = join(root, 'tests/clients');
 export const TEXTS = ['A fine day', 'Ágnes lives in Zürich', '不错 👍'];
+
+/** Installs the clients, if they are not yet what their lock file says. */
+export function installClients(): void {
+  mkdirSync(join(folder, '.run'), { recursive: true });
+  const lock = readFileSync(join(folder, 'package-lock.json'), 'utf8');
+  const installed = join(folder, '.run/installed-lock.json');
+  if (existsSync(installed) && readFileSync(installed, 'utf8') === lock) return;
+  const { status } = spawnSync('npm', ['ci', '--no-audit', '--no-fund'], { cwd: folder, stdio: 'inherit' });
+  if (status !== 0) throw new Error('The clients of tests/clients could not be installed');
+  writeFileSync(installed, lock);
+}
 
 const tiny = (name: string, task: string, aliases: string[] = []) => ({
   id: name,
@@ -22,14 +33,16 @@ export class ClientRig {
   private constructor(
     readonly rig: Rig,
     readonly url: string,
+    readonly adminUrl: string,
     readonly key: string,
     /** A key with one request in two seconds. */
     readonly limited: string,
   ) {}
 
-  static async start(): Promise<ClientRig> {
+  static async start(settings: Env = {}): Promise<ClientRig> {
     const rig = await Rig.start();
     const env = {
+      ...settings,
       ...rig.models([
         // The aliases are what the examples of docs/clients name.
         tiny('bert-mean', 'feature-extraction', ['all-minilm-l6-v2']),
@@ -41,13 +54,14 @@ export class ClientRig {
       ]),
       MAX_BODY_BYTES: '65536',
     };
-    const [{ url }, key, limited] = await Promise.all([
+    const [{ app, url }, key, limited] = await Promise.all([
       rig.gateway(env),
       rig.key(),
       rig.key({ limits: [{ limit: 1, windowSeconds: 2 }] }),
       rig.worker(env),
     ]);
-    return new ClientRig(rig, url, key, limited);
+    const adminUrl = `http://127.0.0.1:${(await app.ready()).adminPort}`;
+    return new ClientRig(rig, url, adminUrl, key, limited);
   }
 
   /** Runs a script in the folder of the clients; resolves to its output. */

@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { type Bounds, nameDocs, namesFor, textSchema } from './prediction.js';
+import { describeErrorFlat } from './problem.js';
 import { type FamilyErrors, type Route, work, workProblems } from './route.js';
 
 const errorSchema = z.object({ message: z.string(), detail: z.string() }).meta({
@@ -17,6 +18,7 @@ export const cohereErrors: FamilyErrors = {
     wrong_task: 400,
     cost_over_limit: 400,
   },
+  body: (error) => ({ message: describeErrorFlat(error), detail: describeErrorFlat(error) }),
 };
 
 /** The body of a rerank request of Cohere, Jina and Infinity. */

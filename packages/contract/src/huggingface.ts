@@ -2,6 +2,7 @@ import { z } from 'zod';
 import { inputDocs, oneOrManyDocs } from './input.js';
 import { parametersSchema } from './job.js';
 import { type Bounds, modelParams, timeoutSeconds } from './prediction.js';
+import { describeError } from './problem.js';
 import { type FamilyErrors, type Route, work, workProblems } from './route.js';
 import { isTeiOperation } from './tei.js';
 
@@ -36,7 +37,11 @@ const errorSchema = z
   })
   .meta({ id: 'InferenceError', description: 'An error of the Hugging Face family' });
 
-export const huggingFaceErrors: FamilyErrors = { schema: errorSchema, statuses: {} };
+export const huggingFaceErrors: FamilyErrors = {
+  schema: errorSchema,
+  statuses: {},
+  body: (error) => ({ error: describeError(error), ...(error.errors ? { errors: error.errors } : {}) }),
+};
 
 /** The table of routes in the shape of the Hugging Face Inference API. */
 export function huggingFaceRoutesFor(bounds: Bounds) {

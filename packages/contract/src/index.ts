@@ -1,5 +1,6 @@
 export * from './account.js';
 export * from './cohere.js';
+export * from './examples.js';
 export * from './families.js';
 export * from './huggingface.js';
 export * from './job.js';

@@ -23,6 +23,12 @@ function inputSchema(task: TaskName, maxTextChars: number): z.ZodType {
   }
 }
 
+/** Schema of a value that fits one of several. */
+export function eitherOf(parts: readonly Json[]): Json {
+  const different = [...new Map(parts.map((part) => [JSON.stringify(part), part])).values()];
+  return different.length === 1 && different[0] ? different[0] : { anyOf: different };
+}
+
 const tasksOf = (models: Bounds['models']) => [...new Set(models.map(({ task }) => task))];
 
 /**
@@ -30,7 +36,7 @@ const tasksOf = (models: Bounds['models']) => [...new Set(models.map(({ task }) 
  * wrong better than a union of schemas could.
  */
 export function inputDocs({ models, maxTextChars }: Pick<Bounds, 'models' | 'maxTextChars'>): Json {
-  return { anyOf: tasksOf(models).map((task) => partOf(inputSchema(task, maxTextChars))) };
+  return eitherOf(tasksOf(models).map((task) => partOf(inputSchema(task, maxTextChars))));
 }
 
 /** What the reference says of a text. */

@@ -2,7 +2,8 @@ import { z } from 'zod';
 import { oneOrManyDocs, textDocs } from './input.js';
 import { batchHeaders, numberIn } from './job.js';
 import { type Bounds, modelParams, nameDocs, namesFor } from './prediction.js';
-import { about, type FamilyErrors, jobs, type Route, work, workProblems } from './route.js';
+import { describeErrorFlat, type ErrorFacts, type ProblemCode } from './problem.js';
+import { about, type FamilyErrors, jobs, type Route, statusOf, work, workProblems } from './route.js';
 
 const errorSchema = z
   .object({
@@ -15,8 +16,42 @@ const errorSchema = z
   })
   .meta({ id: 'OpenAiError', description: 'An error in the shape of the OpenAI API' });
 
+/** Codes that have another name in the OpenAI API. */
+const CODES: Partial<Record<ProblemCode, string>> = {
+  not_authenticated: 'invalid_api_key',
+  conflicting_keys: 'invalid_api_key',
+  rate_limited: 'rate_limit_exceeded',
+  input_too_long: 'context_length_exceeded',
+};
+/** The lowest status of an error of the server. */
+export const FIRST_SERVER_STATUS = 500;
+const TOO_MANY_REQUESTS = 429;
+
+function typeOf({ code, unit }: ErrorFacts): string {
+  if (unit === 'tokens') return 'tokens';
+  const status = statusOf(openAiErrors, code);
+  if (status >= FIRST_SERVER_STATUS) return 'server_error';
+  return status === TOO_MANY_REQUESTS ? 'requests' : 'invalid_request_error';
+}
+
+/** The field that an error is about, as its path: `input.2` or `dimensions`. */
+function paramOf({ code, errors }: ErrorFacts): string | null {
+  if (code === 'model_not_found' || code === 'wrong_task') return 'model';
+  const pointer = errors?.[0]?.pointer.replace(/^\/parameters(?=\/)/, '');
+  return pointer ? pointer.slice(1).replaceAll('/', '.') : null;
+}
+
+/** Errors as the OpenAI API writes them (https://platform.openai.com/docs/guides/error-codes). */
 export const openAiErrors: FamilyErrors = {
   schema: errorSchema,
+  body: (error) => ({
+    error: {
+      message: describeErrorFlat(error),
+      type: typeOf(error),
+      param: paramOf(error),
+      code: CODES[error.code] ?? error.code,
+    },
+  }),
   statuses: {
     invalid_api_key: 401,
     validation_failed: 400,

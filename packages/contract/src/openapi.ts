@@ -1,5 +1,6 @@
 import { z } from 'zod';
-import { type ProblemCode, problemSchema, problems } from './problem.js';
+import type { Example } from './examples.js';
+import { type ErrorFacts, type ProblemCode, problemSchema, problems } from './problem.js';
 import { problemsOf, type Route, statusOf } from './route.js';
 
 type Json = Record<string, unknown>;
@@ -89,6 +90,13 @@ function parametersOf(schema: z.ZodObject | undefined, location: 'path' | 'query
   }));
 }
 
+/** What the body of an error is made from. */
+const factsOf = (code: ProblemCode): ErrorFacts => ({
+  code,
+  detail: problems[code].detail,
+  ...(code === 'validation_failed' ? { errors: [{ pointer: '/inputs', detail: 'The list is empty' }] } : {}),
+});
+
 /** A response with an error, as a client gets it. */
 function exampleOf(code: ProblemCode): Json {
   const { status, title, detail } = problems[code];
@@ -125,20 +133,39 @@ function problemResponses(codes: readonly ProblemCode[], route: Route, component
               : {}),
           },
           content: route.errors
-            ? { 'application/json': { schema: jsonSchema(route.errors.schema, 'output', components) } }
-            : {
-                'application/problem+json': {
-                  schema: { $ref: '#/components/schemas/Problem' },
-                  examples: Object.fromEntries(group.map((code) => [code, { value: exampleOf(code) }])),
+            ? {
+                'application/json': {
+                  schema: jsonSchema(route.errors.schema, 'output', components),
+                  examples: Object.fromEntries(
+                    group.map((code) => [code, { value: route.errors?.body(factsOf(code)) }]),
+                  ),
                 },
-              },
+              }
+            : problemContent(group, status),
         },
       ]),
   );
 }
 
+/** Examples of a content, by their names. */
+function examplesOf(given: readonly Example[], what: 'body' | 'answer'): Json {
+  const named = given.filter((example) => what in example);
+  if (named.length === 0) return {};
+  return { examples: Object.fromEntries(named.map((example) => [example.name, { value: example[what] }])) };
+}
+
 const FIRST_ERROR_STATUS = 400;
-const problemContent = { 'application/problem+json': { schema: { $ref: '#/components/schemas/Problem' } } };
+/** Content of the problems with a status; none if no problem has it. */
+function problemContent(codes: readonly ProblemCode[], status: number): Json {
+  const group = codes.filter((code) => problems[code].status === status);
+  if (group.length === 0) return {};
+  return {
+    'application/problem+json': {
+      schema: { $ref: '#/components/schemas/Problem' },
+      examples: Object.fromEntries(group.map((code) => [code, { value: exampleOf(code) }])),
+    },
+  };
+}
 
 /** Either of two values of a document. */
 function either(one: unknown, other: unknown): unknown {
@@ -165,10 +192,16 @@ const joinedContent = (one: unknown, other: unknown) =>
     ...objectOf(a),
     ...objectOf(b),
     schema: either(objectOf(a).schema, objectOf(b).schema),
+    ...(objectOf(a).examples || objectOf(b).examples
+      ? { examples: { ...objectOf(objectOf(a).examples), ...objectOf(objectOf(b).examples) } }
+      : {}),
   }));
 
-/** The document of two operations of different families with the same path and method. */
-function joined(one: Json, other: Json): Json {
+/**
+ * The document of two operations of different families with the same path and method.
+ * @param codes of the errors that either may have before the family is known
+ */
+function joined(one: Json, other: Json, codes: readonly ProblemCode[]): Json {
   const { requestBody, responses } = other;
   return {
     ...one,
@@ -192,7 +225,7 @@ function joined(one: Json, other: Json): Json {
           ? response
           : {
               ...objectOf(response),
-              content: { ...problemContent, ...objectOf(objectOf(response).content) },
+              content: { ...problemContent(codes, Number(status)), ...objectOf(objectOf(response).content) },
             },
       ]),
     ),
@@ -203,8 +236,13 @@ function joined(one: Json, other: Json): Json {
  * The OpenAPI 3.1 document of a table of routes.
  * @param routes the table, {@link Route} entries by operation name
  * @param version of the service
+ * @param examples of the routes, by operation name
  */
-export function openApi(routes: Readonly<Record<string, Route>>, version: string): Json {
+export function openApi(
+  routes: Readonly<Record<string, Route>>,
+  version: string,
+  examples: Readonly<Record<string, readonly Example[]>> = {},
+): Json {
   const components: Json = {};
   jsonSchema(problemSchema, 'output', components);
   const paths: Record<string, Json> = {};
@@ -214,6 +252,7 @@ export function openApi(routes: Readonly<Record<string, Route>>, version: string
       ...parametersOf(route.query, 'query'),
       ...parametersOf(route.headers, 'header'),
     ];
+    const given = examples[operationId] ?? [];
     const also = route.alsoAnswers ?? [];
     const otherTypes = Object.fromEntries(
       also.flatMap(({ mediaType }) => (mediaType ? [[mediaType, { schema: { type: 'string' } }]] : [])),
@@ -237,6 +276,7 @@ export function openApi(routes: Readonly<Record<string, Route>>, version: string
               content: {
                 [route.bodyType ?? 'application/json']: {
                   schema: jsonSchema(route.body, 'input', components),
+                  ...examplesOf(given, 'body'),
                 },
                 ...(route.line
                   ? {
@@ -266,7 +306,10 @@ export function openApi(routes: Readonly<Record<string, Route>>, version: string
             ...(route.largeBody ? truncatedHeader : {}),
           },
           content: {
-            [route.mediaType]: { schema: jsonSchema(route.answer, 'output', components) },
+            [route.mediaType]: {
+              schema: jsonSchema(route.answer, 'output', components),
+              ...examplesOf(given, 'answer'),
+            },
             ...otherTypes,
           },
         },
@@ -275,7 +318,10 @@ export function openApi(routes: Readonly<Record<string, Route>>, version: string
       },
     };
     const known = paths[path]?.[route.method];
-    paths[path] = { ...paths[path], [route.method]: known ? joined(objectOf(known), operation) : operation };
+    paths[path] = {
+      ...paths[path],
+      [route.method]: known ? joined(objectOf(known), operation, problemsOf(route)) : operation,
+    };
   }
   return {
     openapi: '3.1.0',
@@ -287,6 +333,7 @@ export function openApi(routes: Readonly<Record<string, Route>>, version: string
       license: { name: 'MIT', identifier: 'MIT' },
     },
     tags: tags.filter(({ name }) => Object.values(routes).some((route) => tagOf(route) === name)),
+    servers: [{ url: '/', description: 'This server' }],
     security: [{ apiKey: [] }, { bearer: [] }],
     paths,
     components: {

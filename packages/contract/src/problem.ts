@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import type { LimitUnit } from './account.js';
 
 /**
  * Every error that a client can get: its status, the title of that status (RFC 9110), and the default `detail`.
@@ -159,3 +160,24 @@ export const problemSchema = z
   .meta({ id: 'Problem', description: 'An error (RFC 9457)' });
 
 export type ProblemBody = z.infer<typeof problemSchema>;
+
+/** What the body of an error is made from. */
+export interface ErrorFacts {
+  code: ProblemCode;
+  detail: string;
+  errors?: ProblemBody['errors'];
+  /** Of `rate_limited`: what the key has used up. */
+  unit?: LimitUnit | undefined;
+}
+
+/** What is wrong, in one text: clients of other families show no other member. */
+export function describeError({ detail, errors = [] }: ErrorFacts): string {
+  const values = errors.map((error) =>
+    error.pointer === '' ? error.detail : `${error.pointer}: ${error.detail}`,
+  );
+  return [detail, ...values].join('; ');
+}
+
+/** The same for a family whose bodies have the parameters at the root. */
+export const describeErrorFlat = (error: ErrorFacts): string =>
+  describeError(error).replaceAll('/parameters/', '/');

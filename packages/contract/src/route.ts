@@ -1,17 +1,19 @@
 import type { TaskName } from '@sluice/tasks';
 import type { z } from 'zod';
 import type { Scope } from './account.js';
-import { type ProblemCode, problems } from './problem.js';
+import { type ErrorFacts, type ProblemCode, problems } from './problem.js';
 
 /** Errors of a family of routes. */
 export interface FamilyErrors {
   schema: z.ZodType;
   /** Statuses that differ from those of {@link problems}. */
   statuses: Partial<Record<ProblemCode, number>>;
+  /** The body of an error, of the schema. */
+  body: (error: ErrorFacts) => object;
 }
 
 /** The status of an error on a route. */
-export const statusOf = (errors: FamilyErrors | undefined, code: ProblemCode): number =>
+export const statusOf = (errors: Pick<FamilyErrors, 'statuses'> | undefined, code: ProblemCode): number =>
   errors?.statuses[code] ?? problems[code].status;
 
 /** One entry of the table that mounts the routes, validates requests, types handlers and generates the OpenAPI document. */

@@ -1,8 +1,9 @@
 import { type TaskName, taskNameSchema } from '@sluice/tasks';
 import { z } from 'zod';
-import { type Json, oneOrManyDocs, partOf, textDocs } from './input.js';
+import { eitherOf, type Json, oneOrManyDocs, partOf, textDocs } from './input.js';
 import { type Bounds, modelParams, namesFor, textSchema } from './prediction.js';
-import { about, type FamilyErrors, type Route, work, workProblems } from './route.js';
+import { describeErrorFlat, type ProblemCode } from './problem.js';
+import { about, type FamilyErrors, type Route, statusOf, work, workProblems } from './route.js';
 
 const EMBEDDINGS: TaskName = 'feature-extraction';
 const CLASSIFICATION: TaskName = 'text-classification';
@@ -15,9 +16,28 @@ const errorSchema = z
   })
   .meta({ id: 'TeiError', description: 'An error of text-embeddings-inference' });
 
+const TYPES: Partial<Record<ProblemCode, string>> = {
+  overloaded: 'overloaded',
+  rate_limited: 'overloaded',
+  analysis_failed: 'backend',
+  analysis_timed_out: 'backend',
+  wrong_task: 'backend',
+};
+const BACKEND_STATUS = 500;
+const UNHEALTHY_STATUS = 503;
+
+function typeOf(code: ProblemCode): string {
+  const known = TYPES[code];
+  if (known !== undefined) return known;
+  const status = statusOf(teiErrors, code);
+  if (status === UNHEALTHY_STATUS) return 'unhealthy';
+  return status === BACKEND_STATUS ? 'backend' : 'validation';
+}
+
 /** Statuses as text-embeddings-inference documents them. */
 export const teiErrors: FamilyErrors = {
   schema: errorSchema,
+  body: (error) => ({ error: describeErrorFlat(error), error_type: typeOf(error.code) }),
   statuses: {
     validation_failed: 413,
     input_too_long: 413,
@@ -136,14 +156,12 @@ export function teiRoutesFor(bounds: Bounds) {
   const ranks = z.array(z.object({ index: z.int(), text: z.string().optional(), score: z.number() }));
   const predictions = z.union([z.array(labelScore), z.array(z.array(labelScore))]);
   const first = bounds.models.find(({ task }) => task === EMBEDDINGS || task === CLASSIFICATION);
-  const rootDocs = {
-    anyOf: [
-      partOf(first?.task === CLASSIFICATION ? predictBody : embedBody),
-      ...(namesFor(bounds, RANKING).length > 0
-        ? [{ ...partOf(rerankBody), not: { required: ['inputs'] } }]
-        : []),
-    ],
-  };
+  const rootDocs = eitherOf([
+    partOf(first?.task === CLASSIFICATION ? predictBody : embedBody),
+    ...(namesFor(bounds, RANKING).length > 0
+      ? [{ ...partOf(rerankBody), not: { required: ['inputs'], properties: { inputs: {} } } }]
+      : []),
+  ]);
   return {
     embed: {
       ...inference,

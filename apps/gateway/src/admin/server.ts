@@ -1,4 +1,4 @@
-import { adminRoutes, openApi } from '@sluice/contract';
+import { adminExamples, adminRoutes, openApi } from '@sluice/contract';
 import {
   type AdminPort,
   EXIT_CONFIG,
@@ -83,7 +83,7 @@ export async function startAdminServer(services: Services): Promise<AdminPort> {
         return undefined;
       },
       async openapi() {
-        document ??= openApi(adminRoutes, version);
+        document ??= openApi(adminRoutes, version, adminExamples);
         return document;
       },
     },

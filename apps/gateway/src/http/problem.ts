@@ -1,4 +1,11 @@
-import { type FamilyErrors, type ProblemBody, type ProblemCode, problems } from '@sluice/contract';
+import {
+  type ErrorFacts,
+  type FamilyErrors,
+  type LimitUnit,
+  type ProblemBody,
+  type ProblemCode,
+  problems,
+} from '@sluice/contract';
 import { isStorageFull } from '@sluice/shared';
 
 interface ProblemOptions {
@@ -23,18 +30,22 @@ const RETRY_AFTER_SECONDS: Partial<Record<ProblemCode, number>> = {
 };
 
 /** An error that is sent to the client, named by its code in the catalogue of the contract. */
-export class Problem extends Error {
+export class Problem extends Error implements ErrorFacts {
   override name = 'Problem';
+  readonly detail: string;
   readonly status: number;
   readonly headers: Readonly<Record<string, string>>;
   readonly extensions: Readonly<Record<string, unknown>>;
   readonly errors: ProblemBody['errors'];
+  /** Of `rate_limited`: what the key has used up. */
+  readonly unit: LimitUnit | undefined = undefined;
 
   constructor(
     readonly code: ProblemCode,
     { detail, errors, headers, extensions, cause }: ProblemOptions = {},
   ) {
     super(detail ?? problems[code].detail, { cause });
+    this.detail = this.message;
     this.status = problems[code].status;
     this.errors = errors;
     this.extensions = extensions ?? {};
@@ -48,27 +59,27 @@ export class ClientClosedRequest extends Error {
   override name = 'ClientClosedRequest';
 }
 
-/** What is wrong, in one text: clients of other families show no other member. */
-export function describe({ message, errors = [] }: Problem): string {
-  return [
-    message,
-    ...errors.map(({ pointer, detail }) => (pointer === '' ? detail : `${pointer}: ${detail}`)),
-  ].join('; ');
-}
-
-/** The same for a family whose bodies have the parameters at the root. */
-export const describeFlat = (problem: Problem): string => describe(problem).replaceAll('/parameters/', '/');
-
 /** How a family of routes writes its errors. */
 export interface ErrorFormat {
   contentType: string;
   /** Statuses that differ from those of the problems. */
-  errors?: FamilyErrors;
+  errors?: Pick<FamilyErrors, 'statuses'>;
   /** Further header fields of the response. */
   headers?(problem: Problem): Readonly<Record<string, string>>;
   /** The body of the response. */
   body(problem: Problem, requestId: string): object;
 }
+
+/**
+ * How a family writes its errors, as JSON.
+ * @param headers further header fields of an error
+ */
+export const errorFormatOf = (errors: FamilyErrors, headers?: ErrorFormat['headers']): ErrorFormat => ({
+  contentType: 'application/json',
+  errors,
+  ...(headers ? { headers } : {}),
+  body: (problem) => errors.body(problem),
+});
 
 /**
  * Awaits a call to Redis for a request. The client gets no details.

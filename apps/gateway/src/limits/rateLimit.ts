@@ -40,7 +40,7 @@ export class RateLimited extends Problem {
   constructor(
     readonly windows: readonly WindowState[],
     /** What the key has used up. */
-    readonly unit: LimitUnit,
+    override readonly unit: LimitUnit,
     headers: Readonly<Record<string, string>>,
   ) {
     super('rate_limited', { headers });

@@ -1,9 +1,9 @@
-import { type Bounds, cohereRoutesFor } from '@sluice/contract';
+import { type Bounds, cohereErrors, cohereRoutesFor } from '@sluice/contract';
 import { createFamily, type Family } from '../../http/family.js';
+import { errorFormatOf } from '../../http/problem.js';
 import type { AnswerInputs } from '../../models/answerInputs.js';
 import type { Catalog } from '../../models/catalog.js';
 import { rerankHandlers } from './rerank.js';
-import { rerankError } from './rerankError.js';
 
 interface Services {
   bounds: Bounds;
@@ -16,5 +16,5 @@ interface Services {
  * one: a response has the fields of all.
  */
 export function cohereFamily({ bounds, ...services }: Services): Family {
-  return createFamily(cohereRoutesFor(bounds), rerankHandlers(services), rerankError);
+  return createFamily(cohereRoutesFor(bounds), rerankHandlers(services), errorFormatOf(cohereErrors));
 }

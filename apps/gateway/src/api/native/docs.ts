@@ -1,6 +1,6 @@
 import { createRequire } from 'node:module';
 import { dirname } from 'node:path';
-import { openApi, type Route } from '@sluice/contract';
+import { type Bounds, examplesFor, openApi, type Route } from '@sluice/contract';
 import express, { type Express } from 'express';
 import type { NativeHandlers } from './handlers.js';
 
@@ -27,10 +27,12 @@ const startScript = `SwaggerUIBundle({ url: '/openapi.json', dom_id: '#swagger-u
 /**
  * Handlers of the reference, which is generated from the table of routes. The page loads nothing from the Internet.
  * @param version of the service
+ * @param bounds whose models the examples name
  */
 export function docsRoutes(
   routes: Readonly<Record<string, Route>>,
   version: string,
+  bounds: Bounds,
 ): Pick<NativeHandlers, 'docs' | 'openapi'> {
   // Made when it is first asked for, since it takes a fifth of a second.
   let document: ReturnType<typeof openApi> | undefined;
@@ -39,7 +41,7 @@ export function docsRoutes(
       return page;
     },
     async openapi() {
-      document ??= openApi(routes, version);
+      document ??= openApi(routes, version, examplesFor(bounds));
       return document;
     },
   };

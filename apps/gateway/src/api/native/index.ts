@@ -84,7 +84,7 @@ export function nativeFamily(services: Services): Family {
       ...modelRoutes(catalog, bounds.maxTextChars),
       ...health,
       ...playgroundRoutes(),
-      ...docsRoutes({ ...routes, ...familyRoutesFor(bounds) }, version),
+      ...docsRoutes({ ...routes, ...familyRoutesFor(bounds) }, version, bounds),
     },
     problemJson,
   );

@@ -1,5 +1,5 @@
-import { type ProblemBody, problems } from '@sluice/contract';
-import { describe, type ErrorFormat } from '../../http/problem.js';
+import { describeError, type ProblemBody, problems } from '@sluice/contract';
+import type { ErrorFormat } from '../../http/problem.js';
 
 /** Errors as `application/problem+json` (RFC 9457). */
 export const problemJson: ErrorFormat = {
@@ -24,7 +24,7 @@ export const anyFamilyProblemJson: ErrorFormat = {
   ...problemJson,
   body: (problem, requestId) => ({
     ...problemJson.body(problem, requestId),
-    error: describe(problem),
-    message: describe(problem),
+    error: describeError(problem),
+    message: describeError(problem),
   }),
 };

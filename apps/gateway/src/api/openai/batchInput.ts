@@ -3,6 +3,7 @@ import {
   type BatchEndpoint,
   batchRequestSchema,
   type embeddingsBody,
+  FIRST_SERVER_STATUS,
   type moderationsBody,
 } from '@sluice/contract';
 import type { JobItem } from '@sluice/shared';
@@ -15,7 +16,6 @@ import type { Catalog, CatalogEntry } from '../../models/catalog.js';
 import { parseInput, parseParameters } from '../../models/inputs.js';
 import { refuseTokens } from './embeddings.js';
 import { moderationInputs, moderationModel } from './moderations.js';
-import { FIRST_SERVER_STATUS } from './openAiError.js';
 
 /** Why a line of a file is refused. */
 export interface LineError {

@@ -1,5 +1,5 @@
 import { setImmediate } from 'node:timers/promises';
-import { openAiErrors, statusOf } from '@sluice/contract';
+import { openAiErrors, problems, statusOf } from '@sluice/contract';
 import type { JobItem, JobRecord, Ledger, StoredResult } from '@sluice/shared';
 import { textClassification, vectorSchema } from '@sluice/tasks';
 import { z } from 'zod';
@@ -8,7 +8,6 @@ import type { OutputKind } from '../../jobs/batchIds.js';
 import type { BatchJob } from './batchRecord.js';
 import { embeddingsAnswer } from './embeddings.js';
 import { moderationsAnswer } from './moderations.js';
-import { openAiError } from './openAiError.js';
 
 /** Chunks that are read at once; a chunk may have megabytes. */
 const CHUNKS_PER_READ = 8;
@@ -82,7 +81,7 @@ async function answerBody(
 }
 
 function errorBody({ error, detail }: Extract<StoredResult, { error: string }>): object {
-  return openAiError.body(new Problem(error, detail === undefined ? {} : { detail }), '');
+  return openAiErrors.body({ code: error, detail: detail ?? problems[error].detail });
 }
 
 /** Why a request of an ended batch has no answer. */

@@ -1,10 +1,10 @@
-import { type Bounds, teiModelRoutesFor, teiRoutesFor } from '@sluice/contract';
+import { type Bounds, teiErrors, teiModelRoutesFor, teiRoutesFor } from '@sluice/contract';
 import { createFamily, type Family } from '../../http/family.js';
+import { errorFormatOf } from '../../http/problem.js';
 import type { AnswerInputs } from '../../models/answerInputs.js';
 import type { Catalog } from '../../models/catalog.js';
 import type { Tokenizers } from '../../models/tokenizers.js';
 import { teiOperations } from './operations.js';
-import { teiError } from './teiError.js';
 
 interface Services {
   bounds: Bounds;
@@ -19,7 +19,7 @@ interface Services {
 export function teiFamily({ bounds, ...services }: Services): Family {
   const routes = teiRoutesFor(bounds);
   const operations = teiOperations({ routes, maxTextChars: bounds.maxTextChars, ...services });
-  const ofFirst = createFamily(routes, operations.ofFirst, teiError);
-  const ofNamed = createFamily(teiModelRoutesFor(bounds), operations.ofNamed, teiError);
+  const ofFirst = createFamily(routes, operations.ofFirst, errorFormatOf(teiErrors));
+  const ofNamed = createFamily(teiModelRoutesFor(bounds), operations.ofNamed, errorFormatOf(teiErrors));
   return { ...ofFirst, routes: [...ofFirst.routes, ...ofNamed.routes] };
 }
