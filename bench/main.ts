@@ -45,7 +45,7 @@ function readOptions() {
         only: { type: 'string', default: PARTS.join() },
         /** For the part `tasks`. */
         models: { type: 'string', default: join(root, 'models.json') },
-        /** Writes docs/bench.json, docs/bench.svg and the table in the README. */
+        /** Writes docs/bench.json, docs/bench.svg and the table in docs/performance.md. */
         write: { type: 'boolean', default: false },
       },
     });
@@ -432,11 +432,11 @@ if (write) {
   writeFileSync(join(root, 'docs/bench.json'), `${JSON.stringify(results, null, 2)}\n`);
   const ceiling = median(rows.get(CEILING)?.values ?? []);
   if (curves.length > 0) writeFileSync(join(root, 'docs/bench.svg'), chart(curves, ceiling, caption));
-  const readme = join(root, 'README.md');
-  const text = readFileSync(readme, 'utf8');
+  const page = join(root, 'docs/performance.md');
+  const text = readFileSync(page, 'utf8');
   const block = /(<!-- bench -->\n)[\s\S]*?(\n<!-- \/bench -->)/;
   writeFileSync(
-    readme,
+    page,
     text.replace(block, (_, begin, end) => `${begin}\n${caption}.\n\n${table(results.rows)}\n${end}`),
   );
 }

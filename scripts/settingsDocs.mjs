@@ -1,18 +1,18 @@
-// Writes the table of settings in README.md and .env.example from the schema: node scripts/settingsDocs.mjs
+// Writes the table of settings in docs/configuration.md and .env.example from the schema: node scripts/settingsDocs.mjs
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { settingDocs, settingsSchema } from '@sluice/shared';
 import { root } from './setup.mjs';
 
-const readme = join(root, 'README.md');
+const page = join(root, 'docs/configuration.md');
 const rows = settingDocs().map(
   (row) =>
     `| \`${row.name}\` | ${row.default === '' ? '' : `\`${row.default}\``} | ${row.unit} | ${row.meaning} |`,
 );
 const table = ['| variable | default | unit | meaning |', '| --- | --- | --- | --- |', ...rows].join('\n');
 writeFileSync(
-  readme,
-  readFileSync(readme, 'utf8').replace(
+  page,
+  readFileSync(page, 'utf8').replace(
     /(<!-- settings -->\n\n)[\s\S]+?(\n\n<!-- \/settings -->)/,
     (_all, start, end) => `${start}${table}${end}`,
   ),

@@ -1,10 +1,19 @@
 // Installs and builds what is missing or stale. Node built-ins only: this runs before anything is installed.
 import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
-/** Folder of the project, with a trailing slash. */
+/** Folder of the program, with a trailing slash. */
 export const root = fileURLToPath(new URL('../', import.meta.url));
+/** Whether Sluice was installed as a package, and not cloned. */
+const isPackage = root.includes('/node_modules/');
+/** Folder of the user's `.env` and of `.sluice/`. */
+export const home = isPackage ? process.cwd() : root;
+
+/** The entry file of an app. */
+export const appFile = (name) =>
+  join(root, isPackage ? 'node_modules/@sluice' : 'apps', name, 'dist/main.js');
 
 /**
  * Flags of Node for each app: the size of the young generation in MB. With 8 MB a gateway (64 clients, Node 24) spends 17 % of
@@ -53,12 +62,13 @@ function isInstalled() {
   });
 }
 
-/** Installs the packages and builds the apps if necessary. */
+/** Installs the packages and builds the apps if necessary; a package has them. */
 export function prepare() {
   const [major = 0, minor = 0] = process.versions.node.split('.').map(Number);
   if (major < MIN_NODE[0] || (major === MIN_NODE[0] && minor < MIN_NODE[1])) {
     throw new SetupError(`Node ${MIN_NODE.join('.')} or later is needed; this is ${process.versions.node}`);
   }
+  if (isPackage) return;
   if (!isInstalled()) {
     say('Installing packages from the lock file (about 700 MB; half a minute to a few minutes)');
     run('npm', ['ci', '--include=dev']);

@@ -18,7 +18,7 @@ import {
 import { join, resolve } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { isFree, isRunning, startRedis, startWatcher, stopRedis } from './redis.mjs';
-import { NODE_FLAGS, prepare, root, SetupError, say } from './setup.mjs';
+import { appFile, home, NODE_FLAGS, prepare, root, SetupError, say } from './setup.mjs';
 
 /** Exit status of an app with a wrong configuration (EX_CONFIG): a restart cannot help. */
 const EXIT_CONFIG = 78;
@@ -30,10 +30,10 @@ const DRAIN_SLACK_MS = 5_000;
 /** A guard that is older was left by a dead process. */
 const GUARD_MS = 5_000;
 
-const APPS = { gateway: 'apps/gateway/dist/main.js', worker: 'apps/worker/dist/main.js' };
+const APPS = ['gateway', 'worker'];
 
-if (existsSync(join(root, '.env'))) process.loadEnvFile(join(root, '.env'));
-const dataDir = resolve(root, process.env.DATA_DIR || '.sluice');
+if (existsSync(join(home, '.env'))) process.loadEnvFile(join(home, '.env'));
+const dataDir = resolve(home, process.env.DATA_DIR || '.sluice');
 /** The development key protects little, so by default only this machine can reach the gateway. */
 const host = process.env.HOST || '127.0.0.1';
 const lockFile = join(dataDir, 'start.pid');
@@ -67,7 +67,7 @@ async function lock() {
     while (!tryTo(() => linkSync(ownFile, lockFile))) {
       if (tryTo(() => mkdirSync(guard))) {
         const holder = existsSync(lockFile) ? Number(readFileSync(lockFile, 'utf8')) : 0;
-        const held = holder !== process.pid && isRunning(holder, 'start.mjs');
+        const held = holder !== process.pid && isRunning(holder, 'start');
         if (!held) rmSync(lockFile, { force: true });
         rmdirSync(guard);
         if (held) {
@@ -145,8 +145,8 @@ function keepApp(name, onReady = () => {}) {
       if (stopping) return;
       const startedMs = Date.now();
       // In its own process group, so that its children can be killed with it, and Ctrl-C reaches it only through us.
-      const child = spawn(process.execPath, [...NODE_FLAGS[name], join(root, APPS[name])], {
-        cwd: root,
+      const child = spawn(process.execPath, [...NODE_FLAGS[name], appFile(name)], {
+        cwd: home,
         detached: true,
         stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
         env: {
@@ -197,11 +197,11 @@ function killGroup(pid) {
  * The development key: SLUICE_DEV_KEY, or a key that is generated once and stored. Sets `keyFile` to the path of its file.
  */
 function developmentKey() {
-  const { status, stdout } = spawnSync(
-    process.execPath,
-    [join(root, 'apps/cli/dist/main.js'), 'keys', 'development', '--json'],
-    { stdio: ['ignore', 'pipe', 'inherit'], encoding: 'utf8', env: { ...process.env, DATA_DIR: dataDir } },
-  );
+  const { status, stdout } = spawnSync(process.execPath, [appFile('cli'), 'keys', 'development', '--json'], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+    encoding: 'utf8',
+    env: { ...process.env, DATA_DIR: dataDir },
+  });
   if (status !== 0) throw new SetupError('Could not register the development key; see above');
   const { key, key_file: file } = JSON.parse(stdout);
   keyFile = file;
@@ -244,7 +244,7 @@ function writeRuntime(url, adminUrl) {
 
 /** Stops the start if a setting is wrong. */
 async function checkSettings() {
-  const { readSettings, SettingsError } = await import('../packages/shared/dist/index.js');
+  const { readSettings, SettingsError } = await import('@sluice/shared');
   try {
     readSettings(process.env);
   } catch (error) {
@@ -264,7 +264,7 @@ const drainMs = () => Number(process.env.REQUEST_TIMEOUT_SECONDS || 5) * 1000 + 
 async function stop(code) {
   if (stopping) return;
   stopping = true;
-  for (const name of Object.keys(APPS)) {
+  for (const name of APPS) {
     const child = running.get(name);
     if (child === undefined) continue;
     const gone = once(child, 'exit');
@@ -304,7 +304,7 @@ const quote = (text) => `'${text.replaceAll("'", `'\\''`)}'`;
 
 /** `npm start -- worker`: starts another app, with the Redis of REDIS_URL or of the `npm start` in this folder. */
 async function startOne(name) {
-  if (!(name in APPS)) throw new SetupError(`Unknown app "${name}"; use ${Object.keys(APPS).join(' or ')}`);
+  if (!APPS.includes(name)) throw new SetupError(`Unknown app "${name}"; use ${APPS.join(' or ')}`);
   if (!process.env.REDIS_URL && existsSync(runtimeFile)) {
     process.env.REDIS_URL = JSON.parse(readFileSync(runtimeFile, 'utf8')).redisUrl;
   }
@@ -325,10 +325,14 @@ async function startAll() {
   else await keepRedis(await earlierPort());
   if (stopping) return;
   writeRuntime();
+  say('Starting a gateway, which answers HTTP, and a worker, which loads the models');
   let url = '';
   let adminUrl = '';
   const ready = [
     keepApp('gateway', ({ port, adminPort }) => {
+      // A gateway that is restarted takes the same ports, also if they were chosen for it.
+      process.env.PORT = String(port);
+      process.env.ADMIN_PORT = String(adminPort);
       url = urlOf(process.env.TLS_CERT ? 'https' : 'http', process.env.HOST || 'localhost', port);
       adminUrl = urlOf('http', process.env.ADMIN_HOST || '127.0.0.1', adminPort);
       writeRuntime(url, adminUrl);
@@ -342,14 +346,36 @@ async function startAll() {
     if (stopping) return;
     await delay(100);
   }
+  showReady({ url, adminUrl, key });
+}
+
+/** Says what runs, and what to try first. */
+function showReady({ url, adminUrl, key }) {
+  const token = process.env.ADMIN_TOKEN ? 'ADMIN_TOKEN' : tokenFile;
+  const command = home === root ? 'npm run sluice --' : 'npx sluice';
+  const start = home === root ? 'npm start -- worker' : 'npx sluice start worker';
   console.log(`
-Sluice is ready. Ctrl-C drains and ends it. API reference: ${url}/docs
-${process.env.HOST ? '' : 'Only this machine can reach it; set HOST=0.0.0.0 for others\n'}Manage keys with npm run sluice -- keys, or at ${adminUrl}/admin/keys with the token in ${process.env.ADMIN_TOKEN ? 'ADMIN_TOKEN' : tokenFile}
+Sluice is ready.
+
+  Playground     ${url}/
+  API reference  ${url}/docs
+  Key            ${key}
+  For operators  ${adminUrl}/metrics, and /admin/keys and /admin/jobs with the token in ${token}
+
+Try it:
 
 curl -X POST ${url}/predict \\
   -H ${quote(`X-API-Key: ${key}`)} \\
   -H 'Content-Type: application/json' \\
   -d '{"text": "This product is amazing!"}'
+
+Next, in another terminal:
+
+  ${command} batch FILE -o results.csv   a text on each line, or a CSV file with a column "text"
+  ${start}   another worker, for more texts per second
+  ${command} keys --help   keys and limits for others
+${process.env.HOST ? '' : '\nOnly this machine can reach it; set HOST=0.0.0.0 for others.'}
+Ctrl-C drains and ends everything.
 `);
 }
 

@@ -9,6 +9,7 @@ import { UsageError } from './cliError.js';
 import { addJobsCommands } from './jobs.js';
 import { addKeysCommands } from './keys.js';
 import { addPredictCommand } from './predict.js';
+import { addStartCommand } from './start.js';
 
 /** Exit statuses: the command failed, or it was used wrongly. */
 const FAILED = 1;
@@ -29,6 +30,7 @@ const program = new Command('sluice')
   .option('--json', 'print only JSON')
   .showHelpAfterError('(add --help for usage)')
   .exitOverride();
+addStartCommand(program);
 addKeysCommands(program);
 addPredictCommand(program);
 addBatchCommand(program);

@@ -3,7 +3,7 @@ import { existsSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import type { TaskName } from '@sluice/tasks';
 import { type ModelEntry, type Pooling, readModelsFile } from './modelsFile.js';
-import { type Dtype, rootFolder, type Settings, SettingsError } from './settings.js';
+import { type Dtype, packageFolder, rootFolder, type Settings, SettingsError } from './settings.js';
 
 /** A configured model. Processes with the same configuration derive the same specs. */
 export interface ModelSpec {
@@ -57,8 +57,8 @@ export function modelSpecs(settings: Settings): readonly [ModelSpec, ...ModelSpe
   const { MODELS_FILE, MODEL, MODEL_DTYPE, MODEL_REVISION } = settings;
   if (MODELS_FILE !== undefined && MODEL !== undefined)
     throw new SettingsError('MODEL, MODELS_FILE: set only one of them; MODELS_FILE lists the models');
-  const standard = join(rootFolder, 'models.json');
-  const file = MODELS_FILE ?? (MODEL === undefined && existsSync(standard) ? standard : undefined);
+  const standard = [rootFolder, packageFolder].map((folder) => join(folder, 'models.json')).find(existsSync);
+  const file = MODELS_FILE ?? (MODEL === undefined ? standard : undefined);
   if (file !== undefined) {
     if (MODEL_DTYPE !== undefined || MODEL_REVISION !== undefined)
       throw new SettingsError(
@@ -74,7 +74,9 @@ export function modelSpecs(settings: Settings): readonly [ModelSpec, ...ModelSpe
     ...(MODEL_DTYPE === undefined ? {} : { dtype: MODEL_DTYPE }),
     ...(MODEL_REVISION === undefined ? {} : { revision: MODEL_REVISION }),
   };
-  return [specOf(entry, rootFolder, settings)];
+  // A folder of the user's, or one that comes with Sluice.
+  const isOwn = existsSync(join(rootFolder, 'models', entry.id));
+  return [specOf(entry, isOwn ? rootFolder : packageFolder, settings)];
 }
 
 /**

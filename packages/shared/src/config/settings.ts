@@ -4,8 +4,19 @@ import { suppliedKeySchema } from '@sluice/contract';
 import { z } from 'zod';
 import { usableProcessors } from './processors.js';
 
-/** The folder that holds `package.json`, `models/` and, by default, `.sluice/`. */
-export const rootFolder = fileURLToPath(new URL('../../../../', import.meta.url));
+/** Whether Sluice was installed as a package, and not cloned. */
+const isInstalled = import.meta.url.includes('/node_modules/');
+
+/**
+ * The folder of the program and of the models that come with it. In the package this file is in
+ * `node_modules/@sluice/shared/dist/config`, in a clone in `packages/shared/dist/config`.
+ */
+export const packageFolder = fileURLToPath(
+  new URL(isInstalled ? '../../../../../' : '../../../../', import.meta.url),
+);
+
+/** The folder of the user's `.env`, `models.json` and `models/`, and by default of `.sluice/`. */
+export const rootFolder = isInstalled ? process.cwd() : packageFolder;
 
 /** The id or alias of a model. It is part of the names of queues and keys in Redis. */
 export const modelIdSchema = z
@@ -112,7 +123,7 @@ const origin = z
   );
 
 /**
- * Every environment variable that Sluice reads, with its default. A test checks `README.md` and `.env.example` against
+ * Every environment variable that Sluice reads, with its default. A test checks `docs/configuration.md` and `.env.example` against
  * this table.
  */
 export const settingsSchema = z.object({
@@ -180,7 +191,7 @@ export const settingsSchema = z.object({
       .optional(),
     {
       unit: 'JSON file',
-      meaning: 'Lists the models (see [Models](#models))',
+      meaning: 'Lists the models (see docs/models.md)',
       shownDefault: 'models.json',
     },
   ),

@@ -1,9 +1,9 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { openBrowser } from './browser.js';
-import { Rig, root } from './harness.js';
+import { openBrowser } from '../browser.js';
+import { Rig, root } from '../harness.js';
 
-/** Takes the pictures of the playground for the README. Run by scripts/screenshots.mjs. */
+/** Takes the pictures of the playground for the README. Run by scripts/pictures.mjs. */
 const rig = await Rig.start({ quiet: true });
 const browser = await openBrowser();
 try {
