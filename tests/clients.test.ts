@@ -1,5 +1,5 @@
 import { spawnSync } from 'node:child_process';
-import { writeFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { type Body, ClientRig, float32, folder, installClients, pages, TEXTS } from './clients/rig.js';
@@ -177,3 +177,23 @@ test('a client that is generated from the reference compiles and makes its calls
   const [best] = body.sentiment;
   expect(JSON.parse(output)).toEqual({ label: best.label, total: 2 });
 }, 120_000);
+
+describe('the examples', () => {
+  test('batch.ts prints an answer, the progress, and the answers of its job', async () => {
+    const tsx = join(root, 'node_modules/tsx/dist/cli.mjs');
+    const output = await clients.run(process.execPath, [tsx, join(root, 'examples/batch.ts')]);
+    expect(output).toMatch(/^\w+ \(0\.\d+\)\n(\d+ %\n)*100 %\n/);
+    for (const text of ['I love it', 'It broke after a day', 'Does what it says'])
+      expect(output).toMatch(new RegExp(`^\\w+: ${text}$`, 'm'));
+    expect(output).toMatch(/422 validation_failed\n$/);
+  });
+
+  test('search.mjs prints its texts by their similarity', async () => {
+    writeFileSync(join(folder, '.run/search.mjs'), readFileSync(join(root, 'examples/search.mjs')));
+    const lines = (await clients.run(process.execPath, ['.run/search.mjs'])).trim().split('\n');
+    const similarities = lines.map((line) => Number(line.split(' ')[0]));
+    expect(lines).toHaveLength(3);
+    expect(similarities).toEqual(similarities.toSorted((one, other) => other - one));
+    expect(lines.join()).toContain('settings of your account');
+  });
+});

@@ -64,10 +64,10 @@ export class App {
   #gone: Promise<unknown>;
 
   /** @param quiet discards its output */
-  constructor(command: string, args: readonly string[], env: Env, quiet = false) {
+  constructor(command: string, args: readonly string[], env: Env, quiet = false, folder = root) {
     const output = quiet ? 'ignore' : 'pipe';
     this.child = spawn(command, args, {
-      cwd: root,
+      cwd: folder,
       detached: true,
       stdio: ['ignore', output, output, 'ipc'],
       // A fresh environment, so that neither the caller's settings nor a .env file affect the test. Empty is unset.

@@ -19,6 +19,26 @@ export function installClients(): void {
   writeFileSync(installed, lock);
 }
 
+/** Installs Python packages, in the versions of requirements.txt; returns the interpreter that has them. */
+export function installPython(packages: readonly string[]): string {
+  const python = join(folder, '.venv/bin/python');
+  const run = (command: string, ...args: string[]) => {
+    const { status } = spawnSync(command, args, { stdio: 'inherit' });
+    if (status !== 0) throw new Error(`${command} ${args.join(' ')} failed`);
+  };
+  if (!existsSync(python)) run('python3', '-m', 'venv', join(folder, '.venv'));
+  const pinned = readFileSync(join(folder, 'requirements.txt'), 'utf8').trim().split('\n');
+  run(
+    python,
+    '-m',
+    'pip',
+    'install',
+    '-q',
+    ...pinned.filter((line) => packages.includes(line.split('==')[0] ?? '')),
+  );
+  return python;
+}
+
 const tiny = (name: string, task: string, aliases: string[] = []) => ({
   id: name,
   aliases,

@@ -1,20 +1,37 @@
 import { spawnSync } from 'node:child_process';
+import { once } from 'node:events';
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { createServer, type Server } from 'node:http';
+import type { AddressInfo } from 'node:net';
 import { dirname, join } from 'node:path';
 import { AxeBuilder } from '@axe-core/playwright';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
 import type { Browser, BrowserContext, Page } from 'playwright-core';
 import { openBrowser } from '../browser.js';
-import { ClientRig, folder as clientsFolder } from '../clients/rig.js';
+import { ClientRig, folder as clientsFolder, installPython } from '../clients/rig.js';
 import { root, until } from '../harness.js';
 
 let rig: ClientRig;
 let browser: Browser;
+let python: string;
+/** Serves the example page from another origin. */
+let pages: Server;
+let pageUrl: string;
 beforeAll(async () => {
-  [rig, browser] = await Promise.all([ClientRig.start(), openBrowser()]);
+  python = installPython(['requests']);
+  pages = createServer((_request, response) =>
+    response
+      .writeHead(200, { 'Content-Type': 'text/html' })
+      .end(readFileSync(join(root, 'examples/page.html'))),
+  );
+  pages.listen(0, '127.0.0.1');
+  await once(pages, 'listening');
+  pageUrl = `http://127.0.0.1:${(pages.address() as AddressInfo).port}`;
+  [rig, browser] = await Promise.all([ClientRig.start({ CORS_ORIGINS: pageUrl }), openBrowser()]);
 }, 120_000);
 afterAll(async () => {
   await browser?.close();
+  pages?.close();
   await rig?.close();
 });
 
@@ -163,7 +180,7 @@ function printed(language: string, code: string): unknown {
     language === 'curl'
       ? ['bash', ['-c', code]]
       : language === 'Python'
-        ? ['python3', ['-c', code.replace('print(response.json())', 'print(response.text)')]]
+        ? [python, ['-c', code.replace('print(response.json())', 'print(response.text)')]]
         : ['node', [join(root, 'node_modules/tsx/dist/cli.mjs'), copiedFile]];
   if (language === 'TypeScript') {
     mkdirSync(dirname(copiedFile), { recursive: true });
@@ -346,4 +363,15 @@ describe('everyone', () => {
     await page.locator('#work').waitFor();
     expect(complaints).toEqual([]);
   });
+});
+
+test('the example page of another origin calls the API', async () => {
+  await page.goto(`${pageUrl}/page.html`);
+  await page.getByLabel('Address of Sluice').fill(rig.url);
+  await page.getByLabel('API key').fill(rig.key);
+  await page.getByRole('button', { name: 'Analyze' }).click();
+  await page.getByText(/^\w+ \(\d+\.\d %\)$/).waitFor();
+  await page.getByLabel('API key').fill('wrong');
+  await page.getByRole('button', { name: 'Analyze' }).click();
+  await page.getByText('403: Invalid API key').waitFor();
 });

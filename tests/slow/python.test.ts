@@ -1,9 +1,17 @@
-import { spawnSync } from 'node:child_process';
-import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { type Body, ClientRig, examplesIn, float32, folder, pages, TEXTS } from '../clients/rig.js';
-import { post } from '../harness.js';
+import {
+  type Body,
+  ClientRig,
+  examplesIn,
+  float32,
+  folder,
+  installPython,
+  pages,
+  TEXTS,
+} from '../clients/rig.js';
+import { post, root } from '../harness.js';
 
 /** The packages of each client; those of a sample are enough for a short run. */
 const PACKAGES = {
@@ -19,25 +27,13 @@ const isClient = (name: string): name is Client => name in PACKAGES;
 const given = (process.env.PYTHON_CLIENTS || Object.keys(PACKAGES).join()).split(',');
 const chosen = given.filter(isClient);
 const has = (client: Client) => chosen.includes(client);
-const python = join(folder, '.venv/bin/python');
+let python: string;
 
 let clients: ClientRig;
 let calls: Record<string, Body>;
 beforeAll(async () => {
   expect(chosen).toEqual(given);
-  const install = (command: string, ...args: string[]) =>
-    expect(spawnSync(command, args, { stdio: 'inherit' }).status).toBe(0);
-  if (!existsSync(python)) install('python3', '-m', 'venv', join(folder, '.venv'));
-  const wanted = new Set(chosen.flatMap((client) => PACKAGES[client]));
-  const pinned = readFileSync(join(folder, 'requirements.txt'), 'utf8').trim().split('\n');
-  install(
-    python,
-    '-m',
-    'pip',
-    'install',
-    '-q',
-    ...pinned.filter((line) => wanted.has(line.split('==')[0] ?? '')),
-  );
+  python = installPython([...chosen.flatMap((client) => PACKAGES[client]), 'requests']);
   clients = await ClientRig.start();
   calls = await clients.calls(python, ['python.py', ...chosen]);
 }, 600_000);
@@ -163,3 +159,12 @@ test.each(examples)(
     expect(await clients.run(python, [`.run/${page}-${i}.py`])).toMatch(/\d/);
   },
 );
+
+test('examples/sentiment.py runs and prints its answers', async () => {
+  const output = await clients.run(python, [join(root, 'examples/sentiment.py')]);
+  expect(output.trim().split('\n')).toEqual([
+    expect.stringMatching(/^\w+ [\d.]+$/),
+    expect.stringMatching(/^a \w+$/),
+    expect.stringMatching(/^b \w+$/),
+  ]);
+});
