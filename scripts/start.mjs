@@ -351,16 +351,18 @@ async function startAll() {
 
 /** Says what runs, and what to try first. */
 function showReady({ url, adminUrl, key }) {
+  const pages = process.env.PUBLIC_DOCS !== 'false';
   const token = process.env.ADMIN_TOKEN ? 'ADMIN_TOKEN' : tokenFile;
   const command = home === root ? 'npm run sluice --' : 'npx sluice';
   const start = home === root ? 'npm start -- worker' : 'npx sluice start worker';
   console.log(`
 Sluice is ready.
 
-  Playground     ${url}/
-  API reference  ${url}/docs
+  Playground     ${pages ? `${url}/` : 'closed (PUBLIC_DOCS=false)'}
+  API reference  ${pages ? `${url}/docs` : 'closed (PUBLIC_DOCS=false)'}
   Key            ${key}
-  For operators  ${adminUrl}/metrics, and /admin/keys and /admin/jobs with the token in ${token}
+  Metrics        ${adminUrl}/metrics
+  Keys and jobs  ${adminUrl}/admin/keys and /admin/jobs, with the token in ${token}
 
 Try it:
 

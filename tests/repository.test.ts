@@ -1,7 +1,7 @@
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { readFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { existsSync, readFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 import { describe, expect, test } from '@jest/globals';
 import { settingDocs, settingsSchema } from '@sluice/shared';
 import Ajv from 'ajv';
@@ -163,4 +163,72 @@ test('each test that SECURITY.md names exists', () => {
 test('the lock file names no registry host', () => {
   expect(read('package-lock.json')).not.toMatch(/"resolved": "https?:/);
   expect(read('.npmrc')).toMatch(/^omit-lockfile-registry-resolved=true$/m);
+});
+
+/** The anchors of a page, as GitHub makes them from its headings. */
+const anchorsOf = (markdown: string): string[] =>
+  [...markdown.matchAll(/^#+ (.*)$/gm)].map(([, heading = '']) =>
+    heading
+      .toLowerCase()
+      .replaceAll(/[^\w\- ]/g, '')
+      .trim()
+      .replaceAll(' ', '-'),
+  );
+
+test('every link and picture of a page exists', () => {
+  const { stdout } = spawnSync('git', ['ls-files', '*.md'], { cwd: root, encoding: 'utf8' });
+  const broken: string[] = [];
+  let links = 0;
+  for (const page of stdout.split('\n').filter(Boolean)) {
+    for (const [, target = ''] of read(page).matchAll(/\]\(([^)\s]+)\)/g)) {
+      if (/^(https?|mailto):/.test(target)) continue;
+      links++;
+      const [path = '', anchor] = target.split('#');
+      const file = path === '' ? page : join(dirname(page), path);
+      const exists =
+        existsSync(join(root, file)) &&
+        (anchor === undefined || !file.endsWith('.md') || anchorsOf(read(file)).includes(anchor));
+      if (!exists) broken.push(`${page}: ${target}`);
+    }
+  }
+  expect(broken).toEqual([]);
+  expect(links).toBeGreaterThan(50);
+});
+
+describe('deploy/', () => {
+  const { groups } = parse(read('deploy/prometheus/alerts.yml'));
+  const rules: { alert: string; expr: string; annotations: { runbook: string } }[] = groups.flatMap(
+    (group: { rules: object[] }) => group.rules,
+  );
+
+  test('each alert has its section in docs/operating.md', () => {
+    const anchors = anchorsOf(read('docs/operating.md'));
+    for (const { alert, annotations } of rules) {
+      expect(annotations.runbook).toBe(`docs/operating.md#${alert.toLowerCase()}`);
+      expect(anchors).toContain(alert.toLowerCase());
+    }
+    expect(rules.length).toBeGreaterThan(10);
+  });
+
+  test('alerts, dashboard and docs/operating.md name only metrics that exist', () => {
+    const sources = ['apps/gateway/src', 'apps/worker/src', 'packages/shared/src/telemetry']
+      .map((folder) => read(`${folder}/metrics.ts`))
+      .join('\n');
+    const known = new Set([...sources.matchAll(/name: '(\w+)'/g)].map(([, name]) => name));
+    const isKnown = (name: string) =>
+      known.has(name.replace(/_(bucket|sum|count)$/, '')) || /^(process|nodejs)_|^up$/.test(name);
+    const dashboard = JSON.parse(read('deploy/grafana/dashboards/sluice.json'));
+    const queries: string[] = [
+      ...rules.map(({ expr }) => expr),
+      ...dashboard.panels.flatMap(({ targets = [] }: { targets?: { expr: string }[] }) =>
+        targets.map(({ expr }) => expr),
+      ),
+      read('docs/operating.md'),
+    ];
+    const named = queries.flatMap((query) => query.match(/\b(sluice|http_request)_\w+/g) ?? []);
+    expect(named.filter((name) => !isKnown(name))).toEqual([]);
+    // Each metric is in the documentation.
+    expect([...known].filter((name) => !read('docs/operating.md').includes(`${name}`))).toEqual([]);
+    expect(known.size).toBeGreaterThan(15);
+  });
 });

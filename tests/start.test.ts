@@ -76,7 +76,13 @@ test('prints a working curl command, and keeps key, window and data over a resta
   const first = start({ MODEL: '' });
   const { url, key } = await curl(first);
   expect(key).toMatch(/^sk_/);
-  expect(first.output.trimEnd().endsWith(`-d '{"text": "This product is amazing!"}'`)).toBe(true);
+  for (const line of [
+    `  Playground     ${url}/`,
+    `  Key            ${key}`,
+    `  -d '{"text": "This product is amazing!"}'`,
+    '  npm start -- worker',
+  ])
+    expect(first.output).toContain(`\n${line}`);
   const before = await post(`${url}/predict`, key, { text: 'This product is amazing!' });
   expect([before.status, before.body.sentiment, before.body.requests_remaining]).toEqual([
     200,
