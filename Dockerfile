@@ -6,6 +6,7 @@ COPY package.json package-lock.json .npmrc ./
 COPY packages/tasks/package.json packages/tasks/
 COPY packages/contract/package.json packages/contract/
 COPY packages/client/package.json packages/client/
+COPY packages/tables/package.json packages/tables/
 COPY packages/playground/package.json packages/playground/
 COPY packages/shared/package.json packages/shared/
 COPY apps/gateway/package.json apps/gateway/

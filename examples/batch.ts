@@ -9,9 +9,9 @@ const sluice = new Sluice({
 const { sentiment, confidence } = await sluice.predict('This product is amazing!');
 process.stdout.write(`${sentiment} (${confidence.toFixed(3)})\n`);
 
-// Many texts: a job. With the same idempotency key a repeated upload gives the same job.
+// Many texts: a job. Use one idempotency key for each upload: repeated with the same key, it gives the same job.
 const reviews = ['I love it', 'It broke after a day', 'Does what it says'];
-const { job_id } = await sluice.batch(reviews, { idempotencyKey: `reviews-${reviews.length}` });
+const { job_id } = await sluice.batch(reviews, { idempotencyKey: 'reviews-2026-11-28' });
 for await (const { progress } of sluice.events(job_id)) {
   process.stdout.write(`${Math.round(100 * progress)} %\n`);
 }

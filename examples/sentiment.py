@@ -12,7 +12,7 @@ session.headers["X-API-Key"] = os.environ["SLUICE_API_KEY"]
 
 
 def post(path, **kwargs):
-    """Sends a request, and sends it again when the server asks for patience."""
+    """Sends a request; after 429 or 503 waits for Retry-After and tries again."""
     for _ in range(5):
         response = session.post(URL + path, timeout=60, **kwargs)
         if response.status_code not in (429, 503):

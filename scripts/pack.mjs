@@ -1,4 +1,4 @@
-// `npm run pack`: makes the package of the server, sluice-<version>.tgz, in the present folder. It holds the built apps and
+// `npm run pack`: makes the package of the server, sluice-<version>.tgz, in the current folder. It holds the built apps and
 // packages, the start scripts and the models; npm installs the other dependencies, in the versions of the lock file.
 import { spawnSync } from 'node:child_process';
 import {
@@ -24,6 +24,10 @@ const FILES = [
   'LICENSE',
   'README.md',
   'CHANGELOG.md',
+  'CONTRIBUTING.md',
+  'SECURITY.md',
+  'docs',
+  'examples',
 ];
 
 const readJson = (path) => JSON.parse(readFileSync(join(root, path), 'utf8'));
@@ -32,7 +36,7 @@ const { packages: locked } = readJson('package-lock.json');
 /** A dependency of a workspace with the version that the lock file has. */
 function pinned(folder, [name, range]) {
   const { version } = locked[`${folder}/node_modules/${name}`] ?? locked[`node_modules/${name}`] ?? {};
-  // An alias names the package that it stands for.
+  // An alias (npm:name@range) keeps the name of its target.
   const alias = /^npm:(.+)@/.exec(range)?.[1];
   return [name, alias ? `npm:${alias}@${version}` : (version ?? range)];
 }

@@ -1,4 +1,4 @@
-// Makes the pictures in docs/images, with servers of its own:
+// Makes the pictures in docs/images. It starts its own servers:
 //   node scripts/pictures.mjs                 both
 //   node scripts/pictures.mjs screenshots     of the playground; needs Chromium (apt-get install chromium)
 //   node scripts/pictures.mjs recording       of a job while worker and gateway are killed; needs script (util-linux)

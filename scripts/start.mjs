@@ -30,6 +30,12 @@ const DRAIN_SLACK_MS = 5_000;
 /** A guard that is older was left by a dead process. */
 const GUARD_MS = 5_000;
 
+/** What the command line of a start contains; the kernel separates arguments with NUL. */
+const START_COMMANDS = [
+  'start.mjs',
+  ...['sluice', 'sluice.mjs', 'main.js'].flatMap((file) => [`${file}\0start`, `${file} start`]),
+];
+
 const APPS = ['gateway', 'worker'];
 
 if (existsSync(join(home, '.env'))) process.loadEnvFile(join(home, '.env'));
@@ -67,7 +73,7 @@ async function lock() {
     while (!tryTo(() => linkSync(ownFile, lockFile))) {
       if (tryTo(() => mkdirSync(guard))) {
         const holder = existsSync(lockFile) ? Number(readFileSync(lockFile, 'utf8')) : 0;
-        const held = holder !== process.pid && isRunning(holder, 'start');
+        const held = holder !== process.pid && START_COMMANDS.some((command) => isRunning(holder, command));
         if (!held) rmSync(lockFile, { force: true });
         rmdirSync(guard);
         if (held) {
@@ -126,7 +132,7 @@ async function keepRedis(port) {
   say(`Redis runs at ${url}; its data is in ${folder}`);
   const restart = async () => {
     if (stopping) return;
-    say('Redis has ended; restarting it');
+    say('Redis exited; restarting it');
     await delay(FIRST_RETRY_MS);
     if (!stopping) await keepRedis(started.port);
   };
@@ -176,7 +182,7 @@ function keepApp(name, onReady = () => {}) {
         }
         failures = Date.now() - startedMs > STEADY_MS ? 0 : failures + 1;
         const waitMs = Math.min(FIRST_RETRY_MS * 2 ** Math.max(0, failures - 1), LAST_RETRY_MS);
-        say(`The ${name} has ended (${signal ?? `exit ${code}`}); restarting it in ${waitMs / 1000} s`);
+        say(`The ${name} exited (${signal ?? `exit ${code}`}); restarting it in ${waitMs / 1000} s`);
         setTimeout(start, waitMs);
       });
     };
@@ -242,11 +248,11 @@ function writeRuntime(url, adminUrl) {
   writeFileSync(runtimeFile, JSON.stringify(runtime), { mode: 0o600 });
 }
 
-/** Stops the start if a setting is wrong. */
+/** Reads the settings; stops the start if one is wrong. */
 async function checkSettings() {
   const { readSettings, SettingsError } = await import('@sluice/shared');
   try {
-    readSettings(process.env);
+    return readSettings(process.env);
   } catch (error) {
     throw error instanceof SettingsError ? new SetupError(error.message) : error;
   }
@@ -281,7 +287,7 @@ async function stop(code) {
 /** The first signal drains; a second one ends the apps at once. */
 function onSignal(signal) {
   if (!stopping) {
-    say(`${signal}: draining; send it again to end at once`);
+    say(`${signal}: finishing the requests in flight; send it again to stop at once`);
     void stop(0);
     return;
   }
@@ -319,13 +325,13 @@ async function startOne(name) {
 async function startAll() {
   await lock();
   prepare();
-  await checkSettings();
+  const settings = await checkSettings();
   watcher = startWatcher(drainMs());
   if (process.env.REDIS_URL) say('Using the Redis of REDIS_URL');
   else await keepRedis(await earlierPort());
   if (stopping) return;
   writeRuntime();
-  say('Starting a gateway, which answers HTTP, and a worker, which loads the models');
+  say('Starting the gateway (HTTP) and a worker (models)');
   let url = '';
   let adminUrl = '';
   const ready = [
@@ -346,23 +352,22 @@ async function startAll() {
     if (stopping) return;
     await delay(100);
   }
-  showReady({ url, adminUrl, key });
+  showReady({ url, adminUrl, key, pages: settings.PUBLIC_DOCS });
 }
 
 /** Says what runs, and what to try first. */
-function showReady({ url, adminUrl, key }) {
-  const pages = process.env.PUBLIC_DOCS !== 'false';
-  const token = process.env.ADMIN_TOKEN ? 'ADMIN_TOKEN' : tokenFile;
+function showReady({ url, adminUrl, key, pages }) {
+  const token = process.env.ADMIN_TOKEN ? 'the value of ADMIN_TOKEN' : `in ${tokenFile}`;
   const command = home === root ? 'npm run sluice --' : 'npx sluice';
   const start = home === root ? 'npm start -- worker' : 'npx sluice start worker';
   console.log(`
 Sluice is ready.
 
-  Playground     ${pages ? `${url}/` : 'closed (PUBLIC_DOCS=false)'}
-  API reference  ${pages ? `${url}/docs` : 'closed (PUBLIC_DOCS=false)'}
-  Key            ${key}
+  Playground     ${pages ? `${url}/` : 'disabled (PUBLIC_DOCS=false)'}
+  API reference  ${pages ? `${url}/docs` : 'disabled (PUBLIC_DOCS=false)'}
+  API key        ${key}
   Metrics        ${adminUrl}/metrics
-  Keys and jobs  ${adminUrl}/admin/keys and /admin/jobs, with the token in ${token}
+  Admin API      ${adminUrl}/admin/keys and /admin/jobs (token: ${token})
 
 Try it:
 
@@ -373,11 +378,14 @@ curl -X POST ${url}/predict \\
 
 Next, in another terminal:
 
-  ${command} batch FILE -o results.csv   a text on each line, or a CSV file with a column "text"
-  ${start}   another worker, for more texts per second
-  ${command} keys --help   keys and limits for others
-${process.env.HOST ? '' : '\nOnly this machine can reach it; set HOST=0.0.0.0 for others.'}
-Ctrl-C drains and ends everything.
+  # answers for a file: a text on each line, or a CSV file with a column "text"
+  ${command} batch FILE -o results.csv
+  # another worker, for more texts per second
+  ${start}
+  # keys and limits for other users
+  ${command} keys --help
+${process.env.HOST ? '' : '\nOnly this machine can reach Sluice. To serve other machines, set HOST=0.0.0.0.'}
+Ctrl-C answers the requests in flight, then stops everything.
 `);
 }
 

@@ -146,10 +146,10 @@ test('a client that is generated from the reference compiles and makes its calls
       'if (!job) throw new Error(JSON.stringify(error));',
       'const { data: state } = await client.GET("/jobs/{id}", { params: { path: { id: job.job_id } } });',
       'const total: number | undefined = state?.total;',
-      // What the reference does not know must not compile.
+      // Calls that are not in the reference must not compile.
       '// @ts-expect-error: no such route',
       'void (() => client.GET("/nothing"));',
-      '// @ts-expect-error: a text is no number',
+      '// @ts-expect-error: a text is not a number',
       'void (() => client.POST("/predict", { body: { text: 1 } }));',
       'console.log(JSON.stringify({ label, total }));',
       'export {};',

@@ -37,7 +37,7 @@ async function metricsOf(adminUrl: string): Promise<Map<string, number>> {
 const MODEL = 'model="minilm-l6-sst2"';
 
 describe('metrics', () => {
-  test('the backlog is there before a worker is, and its rows and the jobs are counted down', async () => {
+  test('the backlog is reported before a worker starts, and decreases as rows are answered', async () => {
     const { app, url } = await rig.gateway();
     const adminUrl = await urlOf(app);
     const key = await rig.key();
@@ -75,7 +75,31 @@ describe('metrics', () => {
     await app.stop();
   });
 
-  test('requests are counted by route and status, refusals by code, and a key only on request', async () => {
+  test('jobs that processes of an earlier version accept or end leave no backlog', async () => {
+    const { app, url } = await rig.gateway();
+    const adminUrl = await urlOf(app);
+    const key = await rig.key();
+    const submit = async () =>
+      (await post(`${url}/analyze_batch`, key, { texts: ['a', 'b'] })).body.job_id as string;
+    const [old, other] = [await submit(), await submit()];
+    // An earlier version did not count a job that it accepted.
+    await rig.redis.hdel(`{sluice}:job:${old}`, 'rows');
+    await rig.redis.hincrby('{sluice}:counts', 'queued', -1);
+    await rig.redis.hincrby('{sluice}:counts', 'rows minilm-l6-sst2', -2);
+    await post(`${url}/jobs/${old}/cancel`, key, {});
+    const backlog = `sluice_backlog_rows{${MODEL},lane="bulk"}`;
+    const found = await metricsOf(adminUrl);
+    expect([found.get('sluice_jobs{status="queued"}'), found.get(backlog)]).toEqual([1, 2]);
+    // Nor did it count a job that it ended: with the last job nothing is left.
+    await rig.redis.hincrby('{sluice}:counts', 'rows minilm-l6-sst2', 5);
+    await rig.redis.hincrby('{sluice}:counts', 'queued', 1);
+    await post(`${url}/jobs/${other}/cancel`, key, {});
+    const after = await metricsOf(adminUrl);
+    expect([after.get('sluice_jobs{status="queued"}'), after.get(backlog)]).toEqual([0, 0]);
+    await app.stop();
+  });
+
+  test('requests are counted by route and status, errors by code, and by key only with METRICS_BY_KEY', async () => {
     const worker = await rig.worker();
     const [{ app, url }, byKey] = await Promise.all([rig.gateway(), rig.gateway({ METRICS_BY_KEY: 'true' })]);
     const key = await rig.key({ limits: [{ limit: 2, windowSeconds: 60 }] });
@@ -118,7 +142,7 @@ describe('metrics', () => {
     await app.stop();
   });
 
-  test('while Redis is away, metrics are shown and say so', async () => {
+  test('metrics are served while Redis is unreachable, and sluice_redis_up is 0', async () => {
     const own = await Rig.start();
     try {
       const { app } = await own.gateway();
@@ -190,7 +214,7 @@ const PRODUCER = 4;
 const CONSUMER = 5;
 
 describe('traces', () => {
-  test('a trace reaches from the request to the model process, and micro-batches are linked to all of theirs', async () => {
+  test('a trace spans request and model process, and a micro-batch is linked to the traces of all its items', async () => {
     const collector = new Collector();
     const env = await collector.start();
     try {
@@ -226,24 +250,45 @@ describe('traces', () => {
         parentSpanId = span?.spanId ?? '';
       }
 
-      const inputs = Array.from({ length: 8 }, (_, i) => `${SECRET_TEXT} ${i}`);
-      await post(`${url}/models/minilm-l6-sst2`, key, { inputs });
-      await until('a micro-batch of several items is exported', () =>
-        collector.spans.some(({ name, links }) => name === 'micro-batch' && (links?.length ?? 0) > 0),
+      // Requests at the same time, three of them with the same text.
+      const texts = ['same', 'same', 'same', 'a b', 'c d', 'e f'].map((text) => `${SECRET_TEXT} ${text}`);
+      await Promise.all(texts.map((text) => post(`${url}/predict`, key, { text })));
+      const received = () => collector.spans.filter(({ name }) => name === 'process minilm-l6-sst2');
+      const ran = () =>
+        collector.spans.filter(
+          ({ name }) => name === 'micro-batch' || name === 'micro-batch of another trace',
+        );
+      const traces = (of: ExportedSpan[]) => new Set(of.map((span) => span.traceId));
+      // Each trace has its part in a micro-batch, also that of a text which ran with an equal one.
+      await until('each trace has its micro-batch', () => traces(ran()).size >= 1 + texts.length);
+      expect(received()).toHaveLength(1 + texts.length);
+      const microBatches = new Map(
+        collector.spans.filter(({ name }) => name === 'micro-batch').map((span) => [span.spanId, span]),
       );
-      const shares = () => collector.spans.filter(({ name }) => name === 'micro-batch of another trace');
-      await until('its other items are exported', () => shares().length > 0);
-      const microBatches = new Set(
-        collector.spans.filter(({ name }) => name === 'micro-batch').map(({ spanId }) => spanId),
-      );
-      for (const { links } of shares()) expect(microBatches.has(links?.[0]?.spanId ?? '')).toBe(true);
+      const linked = [...microBatches.values()].flatMap(({ links = [] }) => links);
+      const shares = collector.spans.filter(({ name }) => name === 'micro-batch of another trace');
+      expect(microBatches.size + shares.length).toBe(1 + texts.length);
+      for (const { traceId: own, links = [] } of shares) {
+        const shared = microBatches.get(links[0]?.spanId ?? '');
+        expect(shared?.traceId).not.toBe(own);
+        expect(linked.map((link) => link.traceId)).toContain(own);
+      }
 
-      const job = await post(`${url}/analyze_batch`, key, { texts: [SECRET_TEXT] });
+      const job = await post(`${url}/analyze_batch`, key, {
+        texts: [1, 2, 3, 4].map((n) => `${SECRET_TEXT} ${n}`),
+      });
       expect(job.status).toBe(202);
       const chunk = () => collector.spans.find(({ name }) => name === 'process chunk minilm-l6-sst2');
       await until('the chunk is exported', () => chunk() !== undefined);
       const submission = collector.spans.find(({ name }) => name === 'POST /analyze_batch');
       expect(chunk()?.links?.[0]?.traceId).toBe(submission?.traceId);
+      // The items of a chunk share its span.
+      await until('its run is exported', () =>
+        collector.spans.some(
+          ({ name, parentSpanId: of }) => name === 'micro-batch' && of === chunk()?.spanId,
+        ),
+      );
+      expect(collector.spans.filter(({ traceId: of }) => of === chunk()?.traceId)).toHaveLength(3);
       // The last spans are exported at the end.
       await Promise.all([app.stop(), worker.stop()]);
       expect(collector.text).not.toContain(SECRET_TEXT);
@@ -253,13 +298,49 @@ describe('traces', () => {
     }
   });
 
-  test('a collector that does not answer holds up neither requests nor the end', async () => {
+  test('a collector that never answers delays neither requests nor the end of a drain', async () => {
+    const silent = createServer(() => {});
+    silent.listen(0, '127.0.0.1');
+    await once(silent, 'listening');
+    const { port } = silent.address() as AddressInfo;
+    const env = {
+      OTEL_EXPORTER_OTLP_ENDPOINT: `http://127.0.0.1:${port}`,
+      OTEL_BSP_SCHEDULE_DELAY: '50',
+    };
+    try {
+      const [{ app, url }, worker] = await Promise.all([rig.gateway(env), rig.worker(env)]);
+      expect((await post(`${url}/predict`, await rig.key(), { text: 'fine' })).status).toBe(200);
+      for (const process of [app, worker]) {
+        const startMs = performance.now();
+        process.child.kill('SIGTERM');
+        expect(await process.exit()).toBe(0);
+        // Spans are given up after 2 s, instead of the exporter's 10 s.
+        expect(performance.now() - startMs).toBeLessThan(8_000);
+      }
+    } finally {
+      silent.closeAllConnections();
+      silent.close();
+    }
+  });
+
+  test('a collector that cannot be reached is logged', async () => {
     const env = { OTEL_EXPORTER_OTLP_ENDPOINT: 'http://127.0.0.1:9', OTEL_BSP_SCHEDULE_DELAY: '50' };
-    const [{ app, url }, worker] = await Promise.all([rig.gateway(env), rig.worker(env)]);
-    expect((await post(`${url}/predict`, await rig.key(), { text: 'fine' })).status).toBe(200);
-    app.child.kill('SIGTERM');
-    expect(await app.exit()).toBe(0);
-    await worker.stop();
+    const { app, url } = await rig.gateway(env);
+    await post(`${url}/predict`, await rig.key(), { text: 'fine' });
+    await until('the log says so', () => app.output.includes('Traces may be lost'));
+    await app.stop();
+  });
+
+  test('health checks and the admin port have no spans', async () => {
+    const collector = new Collector();
+    const { app, url } = await rig.gateway(await collector.start());
+    for (const path of ['/health', '/ready']) await request(`${url}${path}`);
+    await request(`${await urlOf(app)}/metrics`);
+    await request(`${url}/me`, { headers: { 'X-API-Key': await rig.key() } });
+    await until('a span is exported', () => collector.spans.length > 0);
+    await app.stop();
+    collector.stop();
+    expect(collector.spans.map(({ name }) => name)).toEqual(['GET /me']);
   });
 });
 
@@ -278,7 +359,7 @@ describe('jobs of all keys', () => {
   const list = async (query: string) =>
     adminJobsSchema.parse((await admin('GET', `/admin/jobs${query}`)).body);
 
-  test('they are listed by key and status in pages, canceled, and show no texts', async () => {
+  test('the operator lists jobs by key and status in pages and cancels them, without seeing texts', async () => {
     const [one, other] = await Promise.all([rig.key({ name: 'one' }), rig.key({ name: 'other' })]);
     const submit = async (key: string) =>
       (await post(`${url}/analyze_batch`, key, { texts: [SECRET_TEXT, 'b'] })).body.job_id as string;
@@ -326,7 +407,7 @@ describe('jobs of all keys', () => {
     expect((await admin('GET', `/admin/jobs/${randomUUID()}`)).status).toBe(404);
   });
 
-  test('a page that filters reads on until it is full', async () => {
+  test('a filtered page has as many jobs as requested', async () => {
     const key = await rig.key();
     // Ended jobs, all but the first one completed.
     const expires = Date.now() + 3_600_000;

@@ -78,7 +78,7 @@ test('prints a working curl command, and keeps key, window and data over a resta
   expect(key).toMatch(/^sk_/);
   for (const line of [
     `  Playground     ${url}/`,
-    `  Key            ${key}`,
+    `  API key        ${key}`,
     `  -d '{"text": "This product is amazing!"}'`,
     '  npm start -- worker',
   ])

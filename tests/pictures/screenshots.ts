@@ -32,7 +32,7 @@ try {
         .map((text) => `"${text.replaceAll('"', '""')}"`)
         .join('\n')}\n`;
       await page
-        .getByLabel(/A text file/)
+        .getByLabel(/Drop a file here/)
         .setInputFiles({ name: 'reviews.csv', mimeType: 'text/csv', buffer: Buffer.from(csv) });
       await page.getByRole('button', { name: 'Run as a job' }).click();
       await page.getByRole('button', { name: 'Download CSV' }).waitFor();

@@ -60,7 +60,7 @@ export class Recording {
     this.#startMs ??= performance.now();
     const atSeconds = (performance.now() - this.#startMs) / 1000;
     const last = this.#changes.findLast((change) => change.line === line);
-    // The latest text of a line replaces one that was hardly to be seen.
+    // Replaces a text that was shown too briefly to read.
     if (last && atSeconds - last.atSeconds < LEAST_SECONDS) last.text = text;
     else if (last?.text !== text) this.#changes.push({ line, atSeconds, text, kind });
   }
@@ -77,7 +77,7 @@ export class Recording {
       // Shown from its time to that of the next text of the line, or to the end.
       rules.push(
         `@keyframes k${i}{0%{visibility:hidden}${from}{visibility:visible}${next ? `${percent(next.atSeconds)}{visibility:hidden}` : ''}}`,
-        // Who prefers less motion sees the last texts.
+        // With prefers-reduced-motion, only the final texts are shown.
         `@media(prefers-reduced-motion:no-preference){#l${i}{animation:k${i} ${endSeconds.toFixed(1)}s steps(1) infinite}}`,
         ...(next ? [`@media(prefers-reduced-motion:reduce){#l${i}{visibility:hidden}}`] : []),
       );

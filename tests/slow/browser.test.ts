@@ -74,7 +74,7 @@ async function violations(): Promise<string[]> {
 const PHONE = { viewport: { width: 360, height: 740 }, hasTouch: true, isMobile: true };
 
 describe('one input', () => {
-  test('of a classifier: bars, the allowance, and code that gives the same', async () => {
+  test('shows the labels of a classifier as bars, the remaining limits, and code that returns the same output', async () => {
     await choose('bert-labels');
     const text = 'It\'s "fine" \\ 不错 👍 <img src=x onerror=alert(1)>';
     await page.getByLabel('Text', { exact: true }).fill(text);
@@ -102,7 +102,7 @@ describe('one input', () => {
     expect(complaints).toEqual([]);
   });
 
-  test('of a zero-shot classifier: bars for the labels that were given', async () => {
+  test('shows a bar for each label that was given to a zero-shot classifier', async () => {
     await choose('roberta-nli');
     await page.getByRole('textbox', { name: 'Candidate labels' }).fill('one, two ,three');
     await run();
@@ -110,7 +110,7 @@ describe('one input', () => {
     expect((await outcome().locator('dt').allTextContents()).sort()).toEqual(['one', 'three', 'two']);
   });
 
-  test('of a token classifier: marked entities at the right characters', async () => {
+  test('marks entities at the right characters', async () => {
     await choose('bert-entities');
     const text = '👍 Ágnes lives in Zürich';
     await page.getByLabel('Text', { exact: true }).fill(text);
@@ -135,7 +135,7 @@ describe('one input', () => {
     expect(rest).toBe(text);
   });
 
-  test('of a ranker and of embeddings: texts in their order', async () => {
+  test('shows ranked texts, and the nearest sentences, in their order', async () => {
     await choose('roberta-rank');
     await run();
     await answered();
@@ -150,7 +150,7 @@ describe('one input', () => {
     await page.getByLabel('Text', { exact: true }).fill('same words');
     await page.getByLabel(/Sentences to compare/).fill('something else entirely\nsame words');
     await run();
-    await page.getByText('A vector of').waitFor();
+    await page.getByText('Each text has a vector').waitFor();
     expect(await outcome().locator('li').first().textContent()).toMatch(/^same words similarity 1\.0000$/);
     expect(complaints).toEqual([]);
   });
@@ -206,7 +206,7 @@ describe('a file', () => {
 
   const upload = (name: string, content: string | Buffer) =>
     page
-      .getByLabel(/A text file/)
+      .getByLabel(/Drop a file here/)
       .setInputFiles({ name, mimeType: 'text/plain', buffer: Buffer.from(content) });
 
   async function downloaded(button: string): Promise<string> {
@@ -217,11 +217,11 @@ describe('a file', () => {
     return readFileSync(await download.path(), 'utf8');
   }
 
-  test('CSV: progress, a chart, and every row exactly once in the download', async () => {
+  test('shows the progress and a chart of a CSV file, and has every row exactly once in the download', async () => {
     await choose('bert-labels');
     await page.getByLabel('A file').check();
     await upload('reviews.csv', csv);
-    await page.getByText('reviews.csv: 249 texts; 1 rows have no text').waitFor();
+    await page.getByText('reviews.csv: texts: 249; rows without a text: 1').waitFor();
     await page.getByRole('button', { name: 'Run as a job' }).click();
     await page.getByText(/^completed: 249 of 249 texts/).waitFor();
     expect(await page.evaluate('document.querySelector("progress").value')).toBe(1);
@@ -247,39 +247,39 @@ describe('a file', () => {
     expect(complaints).toEqual([]);
   });
 
-  test('a text file without a header, another column, and what cannot be read', async () => {
+  test('reads a text file without a header and a chosen column, and reports unreadable files', async () => {
     await choose('bert-labels');
     await page.getByLabel('A file').check();
     await upload('lines.txt', 'one\r\ntwo, with a comma\r\n');
-    await page.getByText('lines.txt: 2 texts.').waitFor();
+    await page.getByText('lines.txt: texts: 2.').waitFor();
     await upload('other.tsv', 'comment\ttext\nhello\t\n');
-    await page.getByText('other.tsv: 0 texts; 1 rows').waitFor();
+    await page.getByText('other.tsv: texts: 0; rows').waitFor();
     expect(await page.getByRole('button', { name: 'Run as a job' }).isDisabled()).toBe(true);
     await page.getByLabel('Column with the texts').selectOption({ label: 'comment' });
-    await page.getByText('other.tsv: 1 texts.').waitFor();
+    await page.getByText('other.tsv: texts: 1.').waitFor();
     await upload('latin1.txt', Buffer.from([0x47, 0x72, 0xfc, 0xdf, 0x65]));
     await page.getByText('not valid UTF-8').waitFor();
     await upload('utf16.txt', Buffer.from('\ufeffGrüße\n', 'utf16le'));
-    await page.getByText('utf16.txt: 1 texts.').waitFor();
+    await page.getByText('utf16.txt: texts: 1.').waitFor();
     await upload('a.pdf', '%PDF');
-    await page.getByText('choose a .txt, .csv or .tsv file').waitFor();
+    await page.getByText('Choose a .txt, .csv or .tsv file').waitFor();
     await page.getByLabel('Model').selectOption('roberta-rank');
-    await page.getByText('The inputs of this model are no plain texts').waitFor();
+    await page.getByText('This model does not take plain texts').waitFor();
   });
 
   test('a job can be canceled', async () => {
     await choose('bert-labels');
     await page.getByLabel('A file').check();
     await upload('many.txt', Array.from({ length: 60_000 }, (_, i) => `many words in text ${i}`).join('\n'));
-    await page.getByText('many.txt: 60000 texts.').waitFor();
+    await page.getByText('many.txt: texts: 60000.').waitFor();
     await page.getByRole('button', { name: 'Run as a job' }).click();
     await page.getByRole('button', { name: 'Cancel the job' }).click();
     await page.getByText(/^canceled: /).waitFor();
   });
 });
 
-describe('everyone', () => {
-  test('can use the page by keyboard alone', async () => {
+describe('the page', () => {
+  test('works with the keyboard alone', async () => {
     await page.keyboard.press('Tab');
     await expect(page.evaluate('document.activeElement.textContent')).resolves.toBe('Skip to the form');
     const focusOn = async (condition: string) => {
@@ -312,7 +312,7 @@ describe('everyone', () => {
   test.each([
     ['light', {}],
     ['dark', PHONE],
-  ] as const)('finds no violation of axe in %s colors, %j', async (colorScheme, device) => {
+  ] as const)('has no accessibility violations in %s colors, %j', async (colorScheme, device) => {
     await open({ colorScheme, ...device });
     expect(await violations()).toEqual([]);
     for (const model of ['bert-labels', 'bert-entities', 'bert-mean', 'roberta-rank', 'roberta-nli']) {
@@ -324,7 +324,7 @@ describe('everyone', () => {
     await choose('bert-labels');
     await page.getByLabel('A file').check();
     await page
-      .getByLabel(/A text file/)
+      .getByLabel(/Drop a file here/)
       .setInputFiles({ name: 'a.csv', mimeType: 'text/csv', buffer: Buffer.from('text,id\none,1\ntwo,2\n') });
     await page.getByRole('button', { name: 'Run as a job' }).click();
     await page.getByText(/^completed/).waitFor();
@@ -341,7 +341,7 @@ describe('everyone', () => {
     expect(width).toBeLessThanOrEqual(screen);
   });
 
-  test('has the key in this tab only', async () => {
+  test('stores the key in this tab only', async () => {
     await useKey();
     await page.locator('#work').waitFor();
     await page.reload();
@@ -354,7 +354,7 @@ describe('everyone', () => {
     expect(await other.getByLabel('API key').inputValue()).toBe('');
   });
 
-  test('is sent a strict policy, which the page keeps', async () => {
+  test('has a strict content security policy and does not violate it', async () => {
     const response = await fetch(rig.url);
     const policy = response.headers.get('content-security-policy') ?? '';
     expect(policy).toContain("default-src 'none'");

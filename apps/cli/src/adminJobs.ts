@@ -19,7 +19,7 @@ export interface AdminJobFilters {
 /** Jobs of all keys, without texts. @throws CliError if the admin port cannot be reached, or refuses */
 export async function allJobs({ key, status }: AdminJobFilters): Promise<AdminJob[]> {
   if (key !== undefined && !keyIdSchema.safeParse(key).success)
-    throw new UsageError('--key: not the id of a key, which has 12 hex digits');
+    throw new UsageError('--key: not a key id (12 hexadecimal digits)');
   const statuses = adminJobSchema.shape.status;
   if (status !== undefined && !statuses.safeParse(status).success)
     throw new UsageError(`--status: use ${statuses.options.join(', ')}`);
@@ -64,7 +64,9 @@ async function callAdmin<T extends z.ZodType>(
   } catch (error) {
     const cause =
       error instanceof Error && error.cause instanceof Error ? error.cause.message : String(error);
-    throw new CliError(`Cannot reach the admin port at ${url} (${cause}). Set SLUICE_ADMIN_URL`);
+    throw new CliError(
+      `Cannot reach the admin port at ${url} (${cause}). Check that the gateway runs, or set SLUICE_ADMIN_URL`,
+    );
   }
   const body: unknown = await response.json().catch(() => undefined);
   const problem = problemSchema.safeParse(body);

@@ -3,6 +3,7 @@ import { access, constants, open, rename, rm, stat } from 'node:fs/promises';
 import { dirname, extname, resolve } from 'node:path';
 import { type BatchItem, type JobBody, type JobResult, type Model, SluiceError } from '@sluice/client';
 import { json } from '@sluice/shared';
+import { DEFAULT_COLUMN, type FileResult, tableOf } from '@sluice/tables';
 import { taskNamed } from '@sluice/tasks';
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { z } from 'zod';
@@ -16,7 +17,6 @@ import {
   readBatchFile,
 } from './batchFile.js';
 import { CliError, systemReason, UsageError } from './cliError.js';
-import { DEFAULT_COLUMN, type FileResult, tableOf } from './delimited.js';
 import { watch } from './jobs.js';
 import { isRemote, outputsOf, type RequestsFile, readRequests, submitRequests } from './requests.js';
 import { commandName, connect, wantsJson } from './terminal.js';

@@ -4,9 +4,9 @@ import { buffer } from 'node:stream/consumers';
 import type { BatchItem } from '@sluice/client';
 import { batchLine, batchRequestSchema, itemIdSchema, textSchema } from '@sluice/contract';
 import { json } from '@sluice/shared';
+import { columnAt, LINE_END, readLines, readTable, type Table } from '@sluice/tables';
 import { z } from 'zod';
 import { CliError, systemReason } from './cliError.js';
-import { LINE_END, readTable, type Table } from './delimited.js';
 import { decode } from './encoding.js';
 
 /** Formats of a file of texts. */
@@ -98,19 +98,17 @@ export async function readBatchFile(
   });
   const { text, bom } = decode(path, bytes, options.encoding);
   if (format === 'csv' || format === 'tsv') {
-    const { table, texts, lines } = readTable(path, text, format, options);
-    const rows = texts.map((cell, i) => textRow(cell, `line ${lines[i]}`, options));
+    const { table, lines } = readTable(path, text, format, options);
+    const at = columnAt(path, table, options.column);
+    const rows = table.rows.map((row, i) => textRow(row[at] ?? '', `line ${lines[i]}`, options));
     return { rows, bom, table };
   }
-  const readers = { txt: readLines, json: readList, ndjson: readJsonLines };
+  const readers = { txt: readTexts, json: readList, ndjson: readJsonLines };
   return { rows: readers[format](path, text, options), bom, table: undefined };
 }
 
-function readLines(_path: string, text: string, options: ReadOptions): FileRow[] {
-  const lines = text.split(LINE_END);
-  const count = lines.findLastIndex((line) => line.trim() !== '') + 1;
-  return lines.slice(0, count).map((line, i) => textRow(line, `line ${i + 1}`, options));
-}
+const readTexts = (_path: string, text: string, options: ReadOptions): FileRow[] =>
+  readLines(text).map((line, i) => textRow(line, `line ${i + 1}`, options));
 
 function readJsonLines(_path: string, text: string, options: ReadOptions): FileRow[] {
   return text.split(LINE_END).flatMap((line, i) => {

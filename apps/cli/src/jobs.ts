@@ -12,10 +12,13 @@ import { commandName, connect, print, wantsJson } from './terminal.js';
 export function addJobsCommands(program: Command): void {
   const jobs = program
     .command('jobs')
-    .description('list the jobs of the key, newest first')
+    .description('list the jobs of your key, newest first')
     .option('--all', 'list the jobs of all keys, with the admin token; unfinished ones first')
-    .option('--key <id>', 'with --all: only those of the key with this id')
-    .option('--status <status>', 'with --all: only those with this status')
+    .option('--key <id>', 'with --all: only jobs of the key with this id')
+    .option(
+      '--status <status>',
+      'with --all: only jobs with this status (queued, running, completed, failed, canceled)',
+    )
     .action(async ({ all = false, ...filters }: AdminJobFilters & { all?: boolean }) => {
       if (!all && (filters.key ?? filters.status) !== undefined)
         throw new UsageError('--key and --status need --all');
@@ -62,7 +65,7 @@ export function addJobsCommands(program: Command): void {
     .command('cancel')
     .description('cancel an unfinished job')
     .argument('<id>')
-    .option('--all', 'of any key, with the admin token')
+    .option('--all', 'cancel a job of any key, with the admin token')
     .action(async (id: string, { all = false }: { all?: boolean }) => {
       const job = await (all ? cancelAnyJob(id) : (await connect()).cancel(id).catch(unknownJob(id)));
       print(cancel, job, () => summary(job));

@@ -52,7 +52,8 @@ async function readRuntime(folder: string): Promise<z.infer<typeof runtimeSchema
 export async function adminPort(env: Env = process.env): Promise<{ url: string; token: string }> {
   const { DATA_DIR: folder } = readSettings(env);
   const runtime = await readRuntime(folder);
-  const url = env.SLUICE_ADMIN_URL || runtime?.adminUrl || 'http://127.0.0.1:9090';
+  const ownUrl = runtime?.adminUrl ?? 'http://127.0.0.1:9090';
+  const url = env.SLUICE_ADMIN_URL || ownUrl;
   if (!isHttpUrl(url))
     throw new UsageError('SLUICE_ADMIN_URL: not a URL that begins with http:// or https://');
   const stored = () =>
@@ -60,8 +61,12 @@ export async function adminPort(env: Env = process.env): Promise<{ url: string; 
       if (error.code === 'ENOENT') return '';
       throw error;
     });
-  const token = env.ADMIN_TOKEN || (await stored()).trim();
-  if (!token) throw new CliError('Set ADMIN_TOKEN, or run npm start in this folder first');
+  // The stored token is for the server of this folder only.
+  const token = env.ADMIN_TOKEN || (url === ownUrl ? (await stored()).trim() : '');
+  if (!token)
+    throw new CliError(
+      env.SLUICE_ADMIN_URL ? 'Set ADMIN_TOKEN' : 'Set ADMIN_TOKEN, or start Sluice in this folder first',
+    );
   return { url, token };
 }
 

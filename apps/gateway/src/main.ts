@@ -178,6 +178,7 @@ async function startGateway(settings: Settings, log: Log): Promise<App> {
     trustProxy: settings.TRUST_PROXY,
     corsOrigins: settings.CORS_ORIGINS,
     secure: tls !== undefined,
+    traced: true,
     onDone: metrics.request,
     log,
   });

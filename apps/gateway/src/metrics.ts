@@ -21,8 +21,7 @@ interface Services {
 export type Metrics = ReturnType<typeof createMetrics>;
 
 /**
- * Creates the metrics of a gateway. Those that say what all gateways share, such as the backlog, are read from Redis when they
- * are asked for, so every gateway shows the same.
+ * Creates the metrics of a gateway. Values that all gateways share, such as the backlog, are read from Redis at each scrape.
  */
 export function createMetrics({ clock, catalog, ledger, storage, byKey, log }: Services) {
   const registry = createRegistry(clock);
@@ -47,7 +46,7 @@ export function createMetrics({ clock, catalog, ledger, storage, byKey, log }: S
     labelNames: [...key],
     registers,
   });
-  // A series that is there from the start lets its first increase be seen.
+  // It starts at 0, so that rate() sees the first increase.
   if (!byKey) rateLimited.inc(0);
   const deliveries = new Counter({
     name: 'sluice_webhook_deliveries_total',
@@ -81,7 +80,7 @@ export function createMetrics({ clock, catalog, ledger, storage, byKey, log }: S
   });
   new Gauge({
     name: 'sluice_predicted_wait_seconds',
-    help: 'Time until a request for a model that arrives now would be answered, by which requests are admitted. Not there without a worker',
+    help: 'Predicted time to answer a request that arrives now, which admission uses. Absent while no live worker serves the model',
     labelNames: ['model'],
     registers,
     collect() {
@@ -102,7 +101,7 @@ export function createMetrics({ clock, catalog, ledger, storage, byKey, log }: S
   });
   const backlog = new Gauge({
     name: 'sluice_backlog_rows',
-    help: 'Rows without a result, of all gateways: those of requests, and in the lane bulk those of unfinished jobs',
+    help: 'Rows that have no result yet, of all gateways. The lane bulk has large requests and unfinished jobs. Without a worker requests are refused, so they are not part of it',
     labelNames: ['model', 'lane'],
     registers,
     collect: readCounts,
@@ -123,7 +122,7 @@ export function createMetrics({ clock, catalog, ledger, storage, byKey, log }: S
   });
 
   let reading: Promise<void> | undefined;
-  /** Metrics that are shown together are read together. */
+  /** One scrape reads Redis once. */
   function readCounts(): Promise<void> {
     reading ??= setCounts().finally(() => {
       reading = undefined;
@@ -131,7 +130,7 @@ export function createMetrics({ clock, catalog, ledger, storage, byKey, log }: S
     return reading;
   }
 
-  /** Reads from Redis what all gateways share. Without Redis these metrics are not there. */
+  /** Reads the values that all gateways share. Without Redis these metrics are absent. */
   async function setCounts(): Promise<void> {
     for (const metric of [backlog, jobs, ended]) metric.reset();
     if (clock.away) return;
@@ -147,7 +146,7 @@ export function createMetrics({ clock, catalog, ledger, storage, byKey, log }: S
       for (const [status, number] of Object.entries(counts.unfinished)) jobs.set({ status }, number);
       for (const [status, number] of Object.entries(counts.ended)) ended.inc({ status }, number);
     } catch (err) {
-      log.debug({ err }, 'Could not read counts for the metrics');
+      log.warn({ err }, 'Could not read counts for the metrics');
     }
   }
 

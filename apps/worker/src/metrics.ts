@@ -23,7 +23,7 @@ export interface DoneRun {
 
 /** The metrics of a worker. */
 export type Metrics = ReturnType<typeof createMetrics>;
-/** Those of one model. */
+/** The metrics of one model. */
 export type ModelMetrics = ReturnType<Metrics['of']>;
 
 /** Creates the metrics of a worker. */
@@ -32,7 +32,7 @@ export function createMetrics(clock: RedisClock) {
   const registers = [registry];
   const queueWait = new Histogram({
     name: 'sluice_queue_wait_seconds',
-    help: 'Time from the submission of an input of a request to the start of its run',
+    help: 'Time from the submission of an item of a request to the start of its run',
     labelNames: ['model', 'lane'],
     buckets: WAIT_SECONDS,
     registers,
@@ -60,13 +60,13 @@ export function createMetrics(clock: RedisClock) {
   });
   const items = new Counter({
     name: 'sluice_items_total',
-    help: 'Inputs by outcome: answer, timed_out, failed, too_long, wrong_parameter, or expired, for which nobody waited any more',
+    help: 'Items by outcome: answer, timed_out, failed, too_long, wrong_parameter, expired (dropped because no caller was waiting)',
     labelNames: ['model', 'outcome'],
     registers,
   });
   const restarts = new Counter({
     name: 'sluice_model_process_restarts_total',
-    help: 'Model processes that were replaced because they hung, crashed or failed to load',
+    help: 'Model processes that hung, crashed or failed to load',
     labelNames: ['model', 'reason'],
     registers,
   });
@@ -95,7 +95,7 @@ export function createMetrics(clock: RedisClock) {
         },
         item: (outcome: string) => items.inc({ model, outcome }),
         restart: (reason: RestartReason) => restarts.inc({ model, reason }),
-        /** Shows the number of processes with a loaded model, until it is called without one. */
+        /** Sets what counts the processes with a loaded model; undefined removes the series. */
         ready(count: (() => number) | undefined): void {
           if (count) readyOf.set(model, count);
           else {

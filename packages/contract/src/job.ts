@@ -157,11 +157,11 @@ export const adminJobSchema = jobSchema
   .omit({ results_url: true })
   .extend({
     key_id: z.string(),
-    key_name: z.string().nullable().meta({ description: 'null: the key has no record any more' }),
+    key_name: z.string().nullable().meta({ description: 'null if the record of the key was deleted' }),
     age_seconds: z
       .number()
       .min(0)
-      .meta({ description: 'Since the job was accepted, until now or until its end' }),
+      .meta({ description: 'Seconds since the job was accepted; for an ended job, until its end' }),
     items_per_second: z
       .number()
       .min(0)

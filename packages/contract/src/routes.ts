@@ -312,7 +312,7 @@ export const adminRoutes = {
     method: 'get',
     path: '/admin/jobs',
     summary:
-      'Jobs of all keys: unfinished ones, the latest that was accepted first; then the others, the latest end first. With `key` the latest that was accepted first',
+      'Jobs of all keys: unfinished jobs, newest first, then ended jobs, most recently ended first. With `key`: newest first',
     body: undefined,
     query: adminJobsQuery,
     answer: adminJobsSchema,
@@ -322,7 +322,7 @@ export const adminRoutes = {
     ...admin,
     method: 'get',
     path: '/admin/jobs/:id',
-    summary: 'One job',
+    summary: 'One job of any key',
     body: undefined,
     params: jobParams,
     answer: adminJobSchema,

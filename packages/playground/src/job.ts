@@ -1,14 +1,14 @@
-import type { JobBody, JobResult, Sluice } from '@sluice/client';
+import type { JobBody, Sluice } from '@sluice/client';
+import { type FileResult, tableOf } from '@sluice/tables';
 import { create } from './dom.js';
 import { bars, cellOf, kindsOf } from './outcomes.js';
-import { type TextFile, toCsv } from './textFile.js';
+import type { TextFile } from './textFile.js';
 
 /** Rows of the table that the page shows; a download has all. */
 const SHOWN_ROWS = 100;
-const NO_TEXT = 'The row has no text';
 
-/** The outcome of each row of a file, in order: the result of the job, or undefined for a row without a text. */
-type Outcomes = readonly (JobResult | undefined)[];
+/** The result of each row of a file, in order: that of the job, or the error of a row without a usable text. */
+type Outcomes = readonly FileResult[];
 
 /** A file that is being answered by a job. */
 export class FileJob {
@@ -18,23 +18,38 @@ export class FileJob {
   /** The row of each text. */
   #rowOf: number[] = [];
   #texts: string[] = [];
+  /** Results of the rows whose texts cannot be sent. */
+  #unusable = new Map<number, FileResult>();
   jobId: string | undefined;
 
-  constructor(sluice: Sluice, file: TextFile, column: number) {
+  /**
+   * @param column place of the column with the texts
+   * @param maxTextChars maximum length of a text in Unicode characters
+   */
+  constructor(sluice: Sluice, file: TextFile, column: number, maxTextChars: number) {
     this.#sluice = sluice;
     this.#file = file;
     this.#column = column;
     for (const [row, cells] of file.rows.entries()) {
       const text = cells[column] ?? '';
-      if (text.trim() === '') continue;
+      const detail =
+        text.trim() === ''
+          ? 'The text is empty or only white space'
+          : Array.from(text).length > maxTextChars
+            ? `The text has more than ${maxTextChars} characters`
+            : undefined;
+      if (detail !== undefined) {
+        this.#unusable.set(row, { index: row, text, error: { code: 'validation_failed', detail } });
+        continue;
+      }
       this.#rowOf.push(row);
       this.#texts.push(text);
     }
   }
 
-  /** Number of texts, and of rows without one. */
+  /** Number of texts that can be sent, and of rows without one. */
   get size(): { texts: number; without: number } {
-    return { texts: this.#texts.length, without: this.#file.rows.length - this.#texts.length };
+    return { texts: this.#texts.length, without: this.#unusable.size };
   }
 
   /** Submits the texts; resolves when the job is accepted. @throws SluiceError */
@@ -57,10 +72,12 @@ export class FileJob {
 
   /** Reads all results of the ended job. */
   async outcomes(): Promise<Outcomes> {
-    const outcomes: (JobResult | undefined)[] = this.#file.rows.map(() => undefined);
-    for await (const result of this.#sluice.results(this.jobId ?? ''))
-      outcomes[this.#rowOf[result.index] ?? 0] = result;
-    return outcomes;
+    const outcomes = new Map(this.#unusable);
+    for await (const { index, ...result } of this.#sluice.results(this.jobId ?? '')) {
+      const row = this.#rowOf[index] ?? 0;
+      outcomes.set(row, { ...result, index: row });
+    }
+    return [...outcomes.values()].sort((one, other) => one.index - other.index);
   }
 
   /** A chart of the outcomes and the first rows in a table. */
@@ -68,8 +85,7 @@ export class FileJob {
     const counts = new Map<string, number>();
     const count = (kind: string) => counts.set(kind, (counts.get(kind) ?? 0) + 1);
     for (const result of outcomes) {
-      if (result === undefined) count('no text');
-      else if (result.error) count(`error: ${result.error.code}`);
+      if (result.error) count(`error: ${result.error.code}`);
       else for (const kind of kindsOf(task, result.output)) count(kind);
     }
     const chart = bars(
@@ -88,13 +104,13 @@ export class FileJob {
         {},
         create('td', {}, String(row + 1)),
         create('td', {}, text),
-        create('td', {}, result?.error?.detail ?? (result ? cellOf(task, result.output) : NO_TEXT)),
+        create('td', {}, result.error?.detail ?? cellOf(task, result.output)),
       );
     });
     const head = create(
       'tr',
       {},
-      ...['Row', 'Text', 'Outcome'].map((name) => create('th', { scope: 'col' }, name)),
+      ...['Row', 'Text', 'Result'].map((name) => create('th', { scope: 'col' }, name)),
     );
     const shown =
       outcomes.length > SHOWN_ROWS ? `The first ${SHOWN_ROWS} of ${outcomes.length} rows` : 'All rows';
@@ -116,32 +132,20 @@ export class FileJob {
     );
   }
 
-  /** All rows with their outcomes as a file. */
+  /** All rows with their results as a file. */
   download(format: string, outcomes: Outcomes): { name: string; content: Blob } {
     const base = this.#file.name.replace(/\.\w+$/, '');
     if (format === 'ndjson') {
-      const lines = outcomes.map((result, row) => {
-        const { index: _, ...fields } = result ?? { error: { code: 'no_text', detail: NO_TEXT } };
-        return JSON.stringify({ row: row + 1, ...fields });
-      });
+      const lines = outcomes.map((result) => `${JSON.stringify(result)}\n`);
       return {
         name: `${base}.results.ndjson`,
-        content: new Blob([lines.map((line) => `${line}\n`).join('')], { type: 'application/x-ndjson' }),
+        content: new Blob(lines, { type: 'application/x-ndjson' }),
       };
     }
-    const columns = this.#file.columns.map((name) => name || 'text');
-    const own = ['output', 'truncated', 'error'].map((name) =>
-      columns.includes(name) ? `sluice_${name}` : name,
-    );
-    const rows = outcomes.map((result, row) => [
-      ...columns.map((_, i) => this.#file.rows[row]?.[i] ?? ''),
-      result?.output === undefined ? '' : JSON.stringify(result.output),
-      result?.truncated ? 'true' : '',
-      result ? (result.error?.detail ?? '') : NO_TEXT,
-    ]);
+    const { table, bom } = this.#file;
     return {
       name: `${base}.results.csv`,
-      content: new Blob([toCsv([[...columns, ...own], ...rows])], { type: 'text/csv' }),
+      content: new Blob([tableOf(outcomes, table, table?.delimiter ?? ',', bom)], { type: 'text/csv' }),
     };
   }
 }

@@ -4,7 +4,7 @@ import { FileJob } from './job.js';
 import { outcome } from './outcomes.js';
 import { type Action, snippet } from './snippets.js';
 import { formOf, jobFormOf, showFields, takesTexts } from './tasks.js';
-import { FileProblem, readTextFile, type TextFile } from './textFile.js';
+import { FileProblem, readTextFile, type TextFile, usualColumn } from './textFile.js';
 
 /** The key is kept for this tab; the browser forgets it when the tab is closed. */
 const STORED_KEY = 'sluice-key';
@@ -44,9 +44,9 @@ let sluice: Sluice | undefined;
 let models: Model[] = [];
 let file: TextFile | undefined;
 let action: Action | undefined;
-/** Number of the latest run; what an earlier one still has to show is dropped. */
+/** Number of the latest run. Results of earlier runs are ignored. */
 let run = 0;
-/** Ends what follows an earlier job. */
+/** Aborts the stream of events of the previous job. */
 let following = new AbortController();
 
 const model = (): Model | undefined => models.find(({ id }) => id === page.model.value);
@@ -75,10 +75,10 @@ async function showAllowance(): Promise<void> {
     if (account === undefined) return;
     const limits = account.limits.map(
       ({ remaining, limit, unit, window_seconds }) =>
-        `${remaining} of ${limit} ${unit} left in ${window_seconds} s`,
+        `${remaining} of ${limit} ${unit} left (limit per ${window_seconds} s)`,
     );
     const queued = account.bulk.limit - account.bulk.queued;
-    page.allowance.textContent = `${account.name}: ${limits.join(', ')}; jobs may take ${queued} more texts.`;
+    page.allowance.textContent = `${account.name}: ${limits.join(', ')}; unfinished jobs may hold ${queued} more texts.`;
   } catch (error) {
     page.allowance.replaceChildren(problemOf(error));
   }
@@ -86,14 +86,20 @@ async function showAllowance(): Promise<void> {
 
 async function useKey(key: string): Promise<void> {
   // The page shows errors at once instead of trying again.
-  sluice = new Sluice({ url: location.origin, apiKey: key, retries: 0 });
+  const client = new Sluice({ url: location.origin, apiKey: key, retries: 0 });
+  sluice = client;
+  let found: Model[];
   try {
-    models = await sluice.models();
+    found = await client.models();
+    // Another key has been given since.
+    if (sluice !== client) return;
   } catch (error) {
+    if (sluice !== client) return;
     page.work.hidden = true;
     page.allowance.replaceChildren(problemOf(error));
     return;
   }
+  models = found;
   sessionStorage.setItem(STORED_KEY, key);
   await showAllowance();
   page.model.replaceChildren(
@@ -163,7 +169,7 @@ async function runOne(): Promise<void> {
     page.outcome.replaceChildren(outcome(task, inputs, output));
   } catch (error) {
     if (!isLatest()) return;
-    page.summary.textContent = 'No answer.';
+    page.summary.textContent = 'The request failed.';
     page.outcome.replaceChildren(problemOf(error));
   }
   await showAllowance();
@@ -174,17 +180,21 @@ function showFileState(): void {
   const task = model()?.task ?? '';
   page.submitFile.disabled = true;
   if (!takesTexts(task)) {
-    page.fileNote.textContent =
-      'The inputs of this model are no plain texts. Send them with the API or the sluice command.';
+    page.fileNote.textContent = 'This model does not take plain texts. Use the API or the sluice command.';
     return;
   }
   if (file === undefined || sluice === undefined) {
     page.fileNote.textContent = '';
     return;
   }
-  const { texts, without } = new FileJob(sluice, file, Number(page.column.value)).size;
-  const skipped = without === 0 ? '' : `; ${without} rows have no text and get an error of their own`;
-  page.fileNote.textContent = `${file.name}: ${texts} texts${skipped}.`;
+  const { texts, without } = new FileJob(
+    sluice,
+    file,
+    Number(page.column.value),
+    model()?.max_text_chars ?? 0,
+  ).size;
+  const skipped = without === 0 ? '' : `; rows without a text: ${without} (each gets an error)`;
+  page.fileNote.textContent = `${file.name}: texts: ${texts}${skipped}.`;
   page.submitFile.disabled = texts === 0;
 }
 
@@ -200,13 +210,12 @@ async function chooseFile(given: File | undefined): Promise<void> {
     page.fileNote.replaceChildren(problemOf(error));
     return;
   }
-  const { columns } = file;
+  const columns = file.table?.columns ?? [];
   page.columnField.hidden = columns.length < 2;
   page.column.replaceChildren(
     ...columns.map((name, i) => create('option', { value: String(i) }, name || `column ${i + 1}`)),
   );
-  const usual = columns.findIndex((name) => name.toLowerCase() === 'text');
-  page.column.value = String(Math.max(0, usual));
+  page.column.value = String(file.table ? usualColumn(file.table) : 0);
   showFileState();
 }
 
@@ -226,10 +235,11 @@ async function runFile(): Promise<void> {
   if (sluice === undefined || chosenModel === undefined || file === undefined) return;
   const { id, task } = chosenModel;
   const { parameters } = jobFormOf(task).call(fieldsOf(page.fileForm));
-  const job = new FileJob(sluice, file, Number(page.column.value));
+  const job = new FileJob(sluice, file, Number(page.column.value), chosenModel.max_text_chars);
   const isLatest = begin('Uploading …');
   showCode({ kind: 'file', model: id, parameters });
   const startedMs = performance.now();
+  let isEnded = false;
   try {
     await job.submit(id, parameters);
     if (!isLatest()) return;
@@ -239,7 +249,9 @@ async function runFile(): Promise<void> {
     page.cancelJob.onclick = () =>
       void job.cancel().catch((error) => page.outcome.replaceChildren(problemOf(error)));
     for await (const state of job.progress(following.signal)) {
+      if (!isLatest()) return;
       page.progress.value = state.progress;
+      isEnded = state.finished_at !== null;
       page.summary.textContent = stateOf(state, startedMs);
     }
     page.cancelJob.hidden = true;
@@ -251,7 +263,12 @@ async function runFile(): Promise<void> {
   } catch (error) {
     if (!isLatest()) return;
     page.cancelJob.hidden = true;
-    page.summary.textContent = job.jobId ? `The page lost the job ${job.jobId}, which continues.` : 'No job.';
+    page.summary.textContent =
+      job.jobId === undefined
+        ? 'The job was not submitted.'
+        : isEnded
+          ? `The results of job ${job.jobId} could not be read.`
+          : `The connection was lost. Job ${job.jobId} continues on the server.`;
     page.outcome.replaceChildren(problemOf(error));
   }
   await showAllowance();
@@ -281,19 +298,23 @@ page.column.addEventListener('change', showFileState);
 page.file.addEventListener('change', () => void chooseFile(page.file.files?.[0]));
 onChoice('mode', showMode);
 onChoice('language', () => action && showCode(action));
-page.drop.addEventListener('dragover', (event) => {
-  event.preventDefault();
-  page.drop.classList.add('over');
-});
+page.drop.addEventListener('dragover', () => page.drop.classList.add('over'));
 page.drop.addEventListener('dragleave', () => page.drop.classList.remove('over'));
+// A file that is dropped beside the field must not replace the page.
+for (const type of ['dragover', 'drop']) document.addEventListener(type, (event) => event.preventDefault());
 page.drop.addEventListener('drop', (event) => {
-  event.preventDefault();
   page.drop.classList.remove('over');
   void chooseFile(event.dataTransfer?.files[0]);
 });
 page.copy.addEventListener('click', async () => {
-  await navigator.clipboard.writeText(page.code.textContent ?? '');
-  page.copied.textContent = 'Copied';
+  try {
+    await navigator.clipboard.writeText(page.code.textContent ?? '');
+    page.copied.textContent = 'Copied';
+  } catch {
+    // Without HTTPS, or without permission, the browser has no clipboard for a page.
+    getSelection()?.selectAllChildren(page.code);
+    page.copied.textContent = 'The code is selected: press Ctrl-C or ⌘-C to copy it';
+  }
 });
 for (const button of page.downloads.querySelectorAll('button'))
   button.addEventListener('click', () => save(button.dataset.format ?? 'csv'));

@@ -114,7 +114,7 @@ export function outcome(task: string, inputs: unknown, output: unknown): HTMLEle
       return create(
         'div',
         {},
-        create('p', {}, `A vector of ${first.length} numbers for each text. The nearest sentences:`),
+        create('p', {}, `Each text has a vector of ${first.length} numbers. Sentences, most similar first:`),
         ranked(nearest, 'similarity'),
       );
     }

@@ -69,7 +69,7 @@ function curl(url: string, action: Action): string {
     `  curl -X POST ${url}/analyze_batch ${key} \\`,
     `    -H 'Content-Type: application/x-ndjson' --data-binary @-`,
     '',
-    '# With the job_id of the answer:',
+    '# Replace JOB_ID by the job_id of the response:',
     `curl ${url}/jobs/JOB_ID ${key}`,
     `curl ${url}/jobs/JOB_ID/results ${key} -H 'Accept: application/x-ndjson'`,
   );

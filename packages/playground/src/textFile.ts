@@ -1,61 +1,65 @@
-import { parse } from 'csv-parse/sync';
-import { stringify } from 'csv-stringify/sync';
+import { DEFAULT_COLUMN, readLines, readTable, type Table, TableError } from '@sluice/tables';
 
 /** A file whose rows may hold texts. */
 export interface TextFile {
   name: string;
-  /** Names of its columns; one without a name for a file with a text on each line. */
-  columns: readonly string[];
+  /** Of a csv or tsv file. */
+  table: Table | undefined;
+  /** The cells of each row; one cell in a file with a text on each line. */
   rows: readonly (readonly string[])[];
+  /** Whether the file begins with a byte order mark. */
+  bom: boolean;
 }
 
-/** A problem of the file, for the user. */
+/** The file cannot be used. */
 export class FileProblem extends Error {
   override name = 'FileProblem';
 }
 
-const DELIMITERS: Readonly<Record<string, string>> = { csv: ',', tsv: '\t' };
+const FORMATS: Readonly<Record<string, 'csv' | 'tsv' | 'txt'>> = {
+  csv: 'csv',
+  tsv: 'tsv',
+  tab: 'tsv',
+  txt: 'txt',
+};
 
 /** Reads a text or CSV file in UTF-8, or in UTF-16 with a byte order mark. @throws FileProblem */
 export async function readTextFile(file: File): Promise<TextFile> {
-  const text = decoded(new Uint8Array(await file.arrayBuffer()));
-  const extension = /\.(\w+)$/.exec(file.name)?.[1]?.toLowerCase() ?? '';
-  const delimiter = DELIMITERS[extension];
-  if (delimiter === undefined && extension !== 'txt')
+  const { name } = file;
+  const format = FORMATS[/\.(\w+)$/.exec(name)?.[1]?.toLowerCase() ?? ''];
+  if (format === undefined)
     throw new FileProblem(
-      `${file.name}: choose a .txt, .csv or .tsv file. The sluice command reads more formats`,
+      `${name}: unsupported file type. Choose a .txt, .csv or .tsv file; the sluice command reads more formats.`,
     );
-  if (delimiter === undefined) {
-    const lines = text.split(/\r?\n/);
-    if (lines.at(-1) === '') lines.pop();
-    return { name: file.name, columns: [''], rows: lines.map((line) => [line]) };
-  }
-  // A spreadsheet in a country with decimal commas writes semicolons.
-  const [head = ''] = text.split('\n', 1);
-  const semicolons = delimiter === ',' && !head.includes(',') && head.includes(';');
-  let records: string[][];
+  const { text, bom } = decoded(new Uint8Array(await file.arrayBuffer()));
+  if (format === 'txt') return { name, table: undefined, rows: readLines(text).map((line) => [line]), bom };
   try {
-    records = parse(text, { delimiter: semicolons ? ';' : delimiter, skip_empty_lines: true });
+    const { table } = readTable(name, text, format, {});
+    return { name, table, rows: table.rows, bom };
   } catch (error) {
-    throw new FileProblem(`${file.name}: ${error instanceof Error ? error.message : String(error)}`);
+    throw error instanceof TableError ? new FileProblem(error.message) : error;
   }
-  const [columns, ...rows] = records;
-  if (columns === undefined) throw new FileProblem(`${file.name} is empty`);
-  return { name: file.name, columns, rows };
 }
 
-function decoded(bytes: Uint8Array): string {
-  const [first, second] = bytes;
+/** The place of the column that probably has the texts. */
+export const usualColumn = ({ columns }: Table): number =>
+  Math.max(
+    0,
+    columns.findIndex((name) => name.toLowerCase() === DEFAULT_COLUMN),
+  );
+
+function decoded(bytes: Uint8Array): { text: string; bom: boolean } {
+  const [first, second, third] = bytes;
   const encoding =
     first === 0xff && second === 0xfe ? 'utf-16le' : first === 0xfe && second === 0xff ? 'utf-16be' : 'utf-8';
   try {
-    return new TextDecoder(encoding, { fatal: true }).decode(bytes);
+    return {
+      text: new TextDecoder(encoding, { fatal: true }).decode(bytes),
+      bom: encoding !== 'utf-8' || (first === 0xef && second === 0xbb && third === 0xbf),
+    };
   } catch {
     throw new FileProblem(
       'The file is not valid UTF-8. Save it as UTF-8, or use the sluice command with --encoding',
     );
   }
 }
-
-/** Text of a CSV file. */
-export const toCsv = (rows: readonly (readonly string[])[]): string => stringify(rows.map((row) => [...row]));

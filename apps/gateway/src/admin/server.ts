@@ -107,6 +107,7 @@ export async function startAdminServer(services: Services): Promise<AdminPort> {
     trustProxy: [],
     corsOrigins: [],
     secure: false,
+    traced: false,
     onDone: () => {},
     log,
   });

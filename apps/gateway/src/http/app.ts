@@ -11,7 +11,7 @@ import type { Context, Family, Handler } from './family.js';
 import { crossOrigin, securityHeaders } from './headers.js';
 import { ClientClosedRequest, type ErrorFormat, Problem } from './problem.js';
 import { requestIdOf } from './requestId.js';
-import { type DoneRequest, reportWhenDone } from './requestLog.js';
+import { type DoneRequest, HEALTH_PATHS, reportWhenDone } from './requestLog.js';
 
 /** RFC 9110 recommends at least 8,000; no URL of the API comes near. */
 const MAX_URL_CHARS = 8_000;
@@ -42,13 +42,15 @@ interface AppOptions extends Checks {
   corsOrigins: readonly string[];
   /** Whether the server speaks HTTPS. */
   secure: boolean;
+  /** Whether requests have spans. */
+  traced: boolean;
   /** Called with each request that is done. */
   onDone: (request: DoneRequest) => void;
 }
 
 /** Creates the express app. Its order is the order of the checks that a request passes. */
 export function createApp(options: AppOptions): Express {
-  const { families, errorFormat, onDone, log } = options;
+  const { families, errorFormat, traced, onDone, log } = options;
   const serve = createServe(options);
   const app = express();
   app.disable('x-powered-by');
@@ -59,14 +61,21 @@ export function createApp(options: AppOptions): Express {
     response.locals.requestId = requestIdOf(request);
     response.set('X-Request-Id', response.locals.requestId);
     if (options.draining()) response.set('Connection', 'close');
-    const span = startSpan(request.method, {
-      kind: SpanKind.SERVER,
-      attributes: { 'http.request.method': request.method, 'sluice.request_id': response.locals.requestId },
-      parent: request.headers,
-    });
+    const span =
+      traced && !HEALTH_PATHS.has(request.path)
+        ? startSpan(request.method, {
+            kind: SpanKind.SERVER,
+            attributes: {
+              'http.request.method': request.method,
+              'sluice.request_id': response.locals.requestId,
+            },
+            parent: request.headers,
+          })
+        : undefined;
     reportWhenDone(request, response, { span, onDone, log });
     checkHead(request);
-    inSpan(span, next);
+    if (span) inSpan(span, next);
+    else next();
   });
   if (options.corsOrigins.length > 0) app.use(crossOrigin(options.corsOrigins));
 

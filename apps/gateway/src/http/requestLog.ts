@@ -2,7 +2,8 @@ import { failSpan, type Log, type Span } from '@sluice/shared';
 import type { Request, Response } from 'express';
 import { plainAddress } from './address.js';
 
-const HEALTH_PATHS: ReadonlySet<string> = new Set(['/health', '/ready']);
+/** Checks that come every few seconds. */
+export const HEALTH_PATHS: ReadonlySet<string> = new Set(['/health', '/ready']);
 
 /** Errors after which the operator needs the client's address. */
 const FAILED_AUTHENTICATION: ReadonlySet<string> = new Set([
@@ -16,7 +17,7 @@ const UNKNOWN_PATH = '(no route)';
 
 function levelOf(path: string, status: number): 'debug' | 'info' | 'warn' | 'error' {
   if (status >= 500) return status === 503 ? 'warn' : 'error';
-  // Health checks come every few seconds and are only interesting when they fail.
+  // Health checks are only interesting when they fail.
   return HEALTH_PATHS.has(path) && status === 200 ? 'debug' : 'info';
 }
 
@@ -40,7 +41,7 @@ export interface DoneRequest {
 export function reportWhenDone(
   request: Request,
   response: Response,
-  { span, onDone, log }: { span: Span; onDone: (done: DoneRequest) => void; log: Log },
+  { span, onDone, log }: { span: Span | undefined; onDone: (done: DoneRequest) => void; log: Log },
 ): void {
   const startedMs = performance.now();
   const { ip } = request;
@@ -67,6 +68,7 @@ export function reportWhenDone(
       'Request completed',
     );
     onDone({ method, route, status, code, keyId, ms });
+    if (span === undefined) return;
     if (route) span.updateName(`${method} ${route}`).setAttribute('http.route', route);
     span.setAttributes({ 'http.response.status_code': status, ...(keyId ? { 'sluice.key_id': keyId } : {}) });
     if (status >= 500) failSpan(span, code ?? String(status));

@@ -4,7 +4,7 @@ import type { Catalog } from '../models/catalog.js';
 
 /**
  * Ends an unfinished job and updates the queue of its model, without waiting for the queue.
- * @param reason why it failed; empty for a canceled job
+ * @param reason why it failed, or who canceled it; may be empty for a canceled job
  * @param options see {@link Ledger.end}
  * @throws Problem `unavailable` or `storage_full`
  */

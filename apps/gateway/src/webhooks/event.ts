@@ -9,7 +9,7 @@ export const outboxEntrySchema = json(
     job: z.string(),
     key: z.string(),
     status: z.enum(['completed', 'failed', 'canceled']),
-    /** Why it failed. */
+    /** Why it failed, or who canceled it. */
     reason: z.string(),
     at: z.number(),
     webhook: json(z.object({ url: z.string(), kind: z.enum(['job', 'batch']) })),

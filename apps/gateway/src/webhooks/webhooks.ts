@@ -139,6 +139,8 @@ export class Webhooks {
       throw new DelayedError();
     }
     const span = entry.trace && startSpan('deliver webhook', { kind: SpanKind.CLIENT, links: [entry.trace] });
+    // The state of the caller's tracing system is not for the receiver.
+    const traceparent = span && traceContextOf(span)?.traceparent;
     try {
       const event = eventOf(entry);
       const body = JSON.stringify(event);
@@ -150,7 +152,7 @@ export class Webhooks {
           'webhook-id': event.id,
           'webhook-timestamp': String(Math.floor(sentAt.getTime() / 1000)),
           'webhook-signature': new Webhook(key.webhookSecret).sign(event.id, sentAt, body),
-          ...(span ? traceContextOf(span) : {}),
+          ...(traceparent ? { traceparent } : {}),
         },
         body,
         allowPrivate,

@@ -40,6 +40,7 @@ const rowsOf = (text: string, part = 0, settle: PendingRows['settle'] = () => {}
   group: '',
   part,
   contents: text,
+  spans: [],
   expired: () => false,
   settle,
 });

@@ -115,6 +115,7 @@ export class Pending {
       if (equal.length === 0) return item;
       return {
         ...item,
+        spans: [item, ...equal].flatMap(({ spans }) => spans),
         settle: (settlement) => {
           item.settle(settlement);
           for (const other of equal) {

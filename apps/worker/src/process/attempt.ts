@@ -22,8 +22,8 @@ export interface RunnableRows {
   /** Length of the longest row in tokens. */
   tokens: number;
   parameters: RunRequest['parameters'];
-  /** The span of the item, if it is traced. */
-  span?: Span | undefined;
+  /** The spans of the items that get the results, if they are traced. */
+  spans: readonly Span[];
   /** Whether nobody waits for them any more. */
   expired(): boolean;
   /** Receives how they ended. Called once. */
@@ -122,28 +122,33 @@ function settleWith(item: RunnableRows, results: readonly RowResult[], { started
 }
 
 /**
- * Runs a micro-batch with spans for those of its items that are traced: one of the micro-batch, as part of the first item's trace
- * and linked to the others; one of the model process in it; and in each other trace one that is linked to the micro-batch.
+ * Runs a micro-batch and records spans for its traced items. The span `micro-batch` is in the trace of the first item and links to
+ * the others; `inference` is its child. Each other trace gets a span that links to `micro-batch`.
  */
 async function runTraced(items: readonly RunnableRows[], run: () => Promise<RunResult>): Promise<RunResult> {
-  const [first, ...others] = items.flatMap(({ span }) => span ?? []);
+  const traced = new Set(items.flatMap(({ spans }) => spans).filter((span) => span.isRecording()));
+  const [first, ...others] = traced;
   if (first === undefined) return run();
   const calledMs = epochMs();
-  const spans = (startMs: number) => {
+  /** Starts the span of the micro-batch, and one in each other trace. */
+  const startSpans = (startMs: number) => {
     const kind = SpanKind.INTERNAL;
     const attributes = {
       'sluice.items': items.length,
       'sluice.rows': items.reduce((sum, { rows }) => sum + rows.length, 0),
     };
     const microBatch = startSpan('micro-batch', { kind, attributes, parent: first, links: others, startMs });
-    const shares = others.map((parent) =>
-      startSpan('micro-batch of another trace', { kind, parent, links: [microBatch], startMs }),
-    );
+    const { traceId } = first.spanContext();
+    const shares = others
+      .filter((span) => span.spanContext().traceId !== traceId)
+      .map((parent) =>
+        startSpan('micro-batch of another trace', { kind, parent, links: [microBatch], startMs }),
+      );
     return { microBatch, all: [microBatch, ...shares] };
   };
   try {
     const done = await run();
-    const { microBatch, all } = spans(epochMs(done.startedMs));
+    const { microBatch, all } = startSpans(epochMs(done.startedMs));
     const { startedMs, endedMs, pid } = done.inProcess;
     startSpan('inference', {
       kind: SpanKind.INTERNAL,
@@ -154,8 +159,11 @@ async function runTraced(items: readonly RunnableRows[], run: () => Promise<RunR
     for (const span of all) span.end();
     return done;
   } catch (error) {
-    for (const span of spans(calledMs).all) {
-      failSpan(span, error instanceof RunError ? error.kind : 'unexpected');
+    const kind = error instanceof RunError ? error.kind : 'unexpected';
+    // Another process runs it.
+    if (kind === 'not_started') throw error;
+    for (const span of startSpans(calledMs).all) {
+      failSpan(span, kind);
       span.end();
     }
     throw error;

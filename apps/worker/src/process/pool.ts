@@ -89,6 +89,7 @@ export class Pool {
       } catch (error) {
         // Another process would not load the model either.
         const isFinal = error instanceof ModelError;
+        if (!this.#closing.signal.aborted) this.#options.onRestart('load_failed');
         if (this.#closing.signal.aborted || isFinal || failedStarts >= MAX_FAILED_STARTS) throw error;
         this.#options.log.warn(
           { reason: process.endReason, model_process_pid: process.pid },

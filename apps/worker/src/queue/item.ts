@@ -103,7 +103,7 @@ export function createRunItem(
             parameters: runParameters,
             group,
             part: i,
-            span,
+            spans: span ? [span] : [],
             contents: `${group} ${JSON.stringify(part)}`,
             // The other parts of a failed item need not run.
             expired: () => ended || expired(),

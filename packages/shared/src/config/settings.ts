@@ -161,7 +161,7 @@ export const settingsSchema = z.object({
   ADMIN_PORT: variable(port().default(9090), {
     unit: 'TCP port',
     meaning:
-      'Admin port of the gateway (`/admin/keys`, `/health`, `/ready`); 0, or a port in use, takes a free one',
+      'Admin port of the gateway (`/admin/keys`, `/admin/jobs`, `/metrics`, `/health`, `/ready`); 0, or a port in use, takes a free one',
   }),
   ADMIN_HOST: variable(z.string().min(1).default('127.0.0.1'), {
     unit: 'address',
@@ -174,7 +174,8 @@ export const settingsSchema = z.object({
       .optional(),
     {
       unit: 'token',
-      meaning: 'Token for `/admin/keys`, which is off without one; `npm start` generates one when unset',
+      meaning:
+        'Token for `/admin/keys` and `/admin/jobs`, which are disabled without one; `npm start` generates one when unset',
       shownDefault: '',
       secret: true,
     },
@@ -191,7 +192,7 @@ export const settingsSchema = z.object({
       .optional(),
     {
       unit: 'JSON file',
-      meaning: 'Lists the models (see docs/models.md)',
+      meaning: 'File that lists the models, as docs/models.md describes',
       shownDefault: 'models.json',
     },
   ),
@@ -334,11 +335,12 @@ export const settingsSchema = z.object({
   }),
   PUBLIC_DOCS: variable(boolean().default(true), {
     unit: 'true or false',
-    meaning: 'Whether `/docs` and `/openapi.json` are served',
+    meaning: 'Whether the playground (`/`), `/docs` and `/openapi.json` are served',
   }),
   WORKER_ADMIN_PORT: variable(port().default(9091), {
     unit: 'TCP port',
-    meaning: 'Admin port of a worker (`/health`, `/ready`); 0, or a port in use, takes a free one',
+    meaning:
+      'Admin port of a worker (`/metrics`, `/health`, `/ready`); 0, or a port in use, takes a free one',
   }),
   WORKER_ADMIN_HOST: variable(z.string().min(1).default('127.0.0.1'), {
     unit: 'address',

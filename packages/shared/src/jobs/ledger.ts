@@ -99,9 +99,10 @@ const listReply = z.tuple([z.number()], z.array(z.string()));
 const chunkItems = json(z.array(jobItemSchema));
 const chunkResults = packed(z.array(storedResultSchema));
 
-/** Records that a page of all jobs reads at most, and at once. */
+/** Maximum number of records that are read for a page of all jobs, and in one call to Redis. */
 const MAX_SCANNED = 10_000;
 const SCANNED_AT_ONCE = 500;
+const LEAST_SCANNED = 50;
 
 interface LedgerOptions {
   /** How long a finished job is kept, in milliseconds. */
@@ -221,6 +222,7 @@ export class Ledger {
       reason,
       details,
       webhook,
+      trace,
       nowMs,
     }: {
       keyId: string;
@@ -228,6 +230,7 @@ export class Ledger {
       reason: string;
       details: unknown;
       webhook: JobWebhook | undefined;
+      trace?: TraceContext | undefined;
       nowMs: number;
     },
   ): Promise<void> {
@@ -262,6 +265,7 @@ export class Ledger {
       reason,
       at: now,
       webhook: JSON.stringify(webhook),
+      ...(trace ? { trace: JSON.stringify(trace) } : {}),
     };
     if (webhook) transaction.rpush(names.outbox, JSON.stringify(entry));
     const replies = await transaction
@@ -382,7 +386,7 @@ export class Ledger {
 
   /**
    * Ends a job that is unfinished, also when Redis is full, since that frees memory (with Redis 7 or later).
-   * @param reason why it failed; empty for a canceled job
+   * @param reason why it failed, or who canceled it; may be empty for a canceled job
    * @param unlessReplayed leaves a job as it is whose id a replay of its request has been answered with
    */
   async end(
@@ -440,8 +444,7 @@ export class Ledger {
   }
 
   /**
-   * Jobs of all keys, or of one: unfinished ones, the latest that was accepted first, then ended ones, the latest end first; those of
-   * one key the latest that was accepted first.
+   * Jobs of all keys: unfinished ones, newest first, then ended ones, most recently ended first. Of one key: newest first.
    * @param offset how many to skip
    * @returns the records, and the offset of the next page if there may be more. A page may have fewer than `count` records, also
    *   if more follow, because at most {@link MAX_SCANNED} are read
@@ -460,7 +463,7 @@ export class Ledger {
     const records: JobRecord[] = [];
     let next = offset;
     while (records.length < count && next - offset < MAX_SCANNED) {
-      const wanted = status === undefined ? count - records.length : SCANNED_AT_ONCE;
+      const wanted = Math.max(status === undefined ? count - records.length : SCANNED_AT_ONCE, LEAST_SCANNED);
       const ids = await this.#ids(keyId, status, next, wanted);
       const reads = this.#redis.pipeline();
       for (const id of ids) reads.hgetall(names.job(id));
@@ -477,7 +480,7 @@ export class Ledger {
     return { records, next };
   }
 
-  /** Ids of jobs in the order of {@link listAll}. Those of a status that no job in a list can have are left out. */
+  /** Ids of jobs in the order of {@link listAll}. A list whose jobs cannot have the status is skipped. */
   async #ids(
     keyId: string | undefined,
     status: JobStatus | undefined,

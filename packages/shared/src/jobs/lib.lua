@@ -55,8 +55,7 @@ local function keepFile(job, ends, change)
   redis.call('ZADD', record[3], expires, record[4] .. ' ' .. id)
 end
 
--- Changes one of the counts that metrics show (HASH `counts`). A count that reaches 0 is removed; it may be lower than the
--- change, for a job of an earlier version.
+-- Changes one of the counts that metrics show (HASH `counts`). A count that reaches 0 is removed.
 local function count(keys, field, change)
   if redis.call('HINCRBY', keys.counts, field, change) <= 0 then redis.call('HDEL', keys.counts, field) end
 end
@@ -89,7 +88,8 @@ end
 -- the expiry of all its keys. Returns the chunks that were in flight.
 local function finish(keys, id, status, reason, now, ttl)
   local expires = now + ttl
-  count(keys, redis.call('HGET', keys.job, 'status'), -1)
+  -- A job of an earlier version was not counted when it was accepted.
+  if redis.call('HEXISTS', keys.job, 'rows') == 1 then count(keys, redis.call('HGET', keys.job, 'status'), -1) end
   count(keys, 'ended ' .. status, 1)
   redis.call('HSET', keys.job, 'status', status, 'finished_at_ms', now, 'expires_at_ms', expires)
   if reason ~= '' then redis.call('HSET', keys.job, 'error', reason) end
@@ -104,6 +104,12 @@ local function finish(keys, id, status, reason, now, ttl)
   end
   redis.call('LREM', keys.backlog, 0, id)
   redis.call('ZREM', keys.unfinished, id)
+  if redis.call('ZCARD', keys.unfinished) == 0 then
+    -- Processes of an earlier version do not count what they end.
+    for _, field in ipairs(redis.call('HKEYS', keys.counts)) do
+      if string.sub(field, 1, 6) ~= 'ended ' then redis.call('HDEL', keys.counts, field) end
+    end
+  end
   redis.call('ZADD', keys.finished, expires, record[3] .. ' ' .. id)
   for _, key in ipairs({ keys.job, keys.items, keys.results, keys.starts }) do redis.call('PEXPIREAT', key, expires) end
   if record[2] ~= '' then

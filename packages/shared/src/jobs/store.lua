@@ -21,8 +21,10 @@ redis.call('ZREM', keys.inFlight, id .. '/' .. chunk)
 if live(status) and redis.call('HSETNX', keys.results, chunk, ARGV[4]) == 1 then
   if status == 'queued' then
     redis.call('HSET', keys.job, 'status', 'running', 'started_at_ms', now)
-    count(keys, 'queued', -1)
-    count(keys, 'running', 1)
+    if redis.call('HEXISTS', keys.job, 'rows') == 1 then
+      count(keys, 'queued', -1)
+      count(keys, 'running', 1)
+    end
   end
   redis.call('HINCRBY', keys.job, 'completed', answers)
   redis.call('HINCRBY', keys.job, 'failed', errors)

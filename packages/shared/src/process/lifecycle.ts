@@ -72,8 +72,8 @@ export async function runApp(
     const limitMs = app.longestRequestMs + DRAIN_SLACK_MS;
     const late = setTimeout(() => fail(new StartError('Drain timed out')), limitMs);
     await app.close();
-    await endTracing();
     clearTimeout(late);
+    await endTracing();
     log.info('Drained');
     process.exit(0);
   };

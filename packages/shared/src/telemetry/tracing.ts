@@ -3,6 +3,8 @@ import {
   type Attributes,
   type Context,
   context,
+  DiagLogLevel,
+  diag,
   type Link,
   propagation,
   ROOT_CONTEXT,
@@ -24,6 +26,9 @@ export type TraceContext = z.infer<typeof traceContextSchema>;
 
 /** The tracer of Sluice. Its spans do nothing unless {@link startTracing} has started the export. */
 const tracer = trace.getTracer('sluice');
+
+const PROBLEM_EVERY_MS = 60_000;
+const MAX_PROBLEM_CHARS = 500;
 
 /** A drain waits this long for the last spans to be exported, in milliseconds. */
 const EXPORT_MS = 2_000;
@@ -48,13 +53,16 @@ export async function startTracing(
   log: Log,
 ): Promise<() => Promise<void>> {
   if (!wantsTraces(env)) return async () => {};
-  const { NodeSDK, resources } = await import('@opentelemetry/sdk-node');
+  const { core, NodeSDK, resources } = await import('@opentelemetry/sdk-node');
+  logProblems(log);
   const sdk = new NodeSDK({
     resource: resources.resourceFromAttributes({
       'service.name': `sluice-${name}`,
       'service.version': version,
     }),
-    // Sluice has metrics and logs of its own.
+    // Messages carry W3C Trace Context.
+    textMapPropagator: new core.W3CTraceContextPropagator(),
+    // Sluice does not use OpenTelemetry for metrics and logs.
     metricReaders: [],
     logRecordProcessors: [],
     instrumentations: [],
@@ -69,6 +77,21 @@ export async function startTracing(
   };
 }
 
+/** Logs what the SDK complains about, such as a collector that cannot be reached, at most once a minute. */
+function logProblems(log: Log): void {
+  let loggedMs = Number.NEGATIVE_INFINITY;
+  const complain = (problem: string) => {
+    if (performance.now() - loggedMs < PROBLEM_EVERY_MS) return;
+    loggedMs = performance.now();
+    log.warn({ problem: problem.slice(0, MAX_PROBLEM_CHARS) }, 'Traces may be lost');
+  };
+  const ignore = () => {};
+  diag.setLogger(
+    { error: complain, warn: complain, info: ignore, debug: ignore, verbose: ignore },
+    { logLevel: DiagLogLevel.WARN, suppressOverrideMessage: true },
+  );
+}
+
 /** The context of a span, for a message; undefined if it is not traced. */
 export function traceContextOf(span: Span): TraceContext | undefined {
   const carrier: Record<string, string> = {};
@@ -76,7 +99,7 @@ export function traceContextOf(span: Span): TraceContext | undefined {
   return traceContextSchema.safeParse(carrier).data;
 }
 
-/** The present trace, for a message; undefined if there is none. */
+/** The current trace, for a message; undefined if there is none. */
 export function presentTrace(): TraceContext | undefined {
   const span = trace.getActiveSpan();
   return span && traceContextOf(span);
@@ -134,10 +157,11 @@ export function failSpan(span: Span, reason: string): void {
   span.setStatus({ code: SpanStatusCode.ERROR });
 }
 
-/** Now in milliseconds since the epoch, monotonic within this process. */
-export const epochMs = (performanceMs = performance.now()): number => performance.timeOrigin + performanceMs;
+/** A time on the monotonic clock of this process, or now, in milliseconds since the epoch. */
+export const epochMs = (performanceMs = performance.now()): number =>
+  Date.now() - performance.now() + performanceMs;
 
-/** The span that the present code is part of; undefined if there is none. */
+/** The current span; undefined if there is none. */
 export const presentSpan = (): Span | undefined => trace.getActiveSpan();
 
 export { type Span, SpanKind } from '@opentelemetry/api';

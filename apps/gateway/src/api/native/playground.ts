@@ -9,6 +9,8 @@ const packageFile = createRequire(import.meta.url).resolve('@sluice/playground/p
 const folder = dirname(packageFile);
 const ofPlayground = createRequire(packageFile);
 const client = ofPlayground.resolve('@sluice/client');
+const tables = ofPlayground.resolve('@sluice/tables');
+const ofTables = createRequire(tables);
 
 /** Folders of the page, each with the path below `/playground` where its files are. Modules are found by the page's import map. */
 const FOLDERS: readonly (readonly [string, string])[] = [
@@ -16,8 +18,9 @@ const FOLDERS: readonly (readonly [string, string])[] = [
   ['', join(folder, 'dist')],
   ['client', dirname(client)],
   ['eventsource-parser', dirname(createRequire(client).resolve('eventsource-parser'))],
-  ['csv-parse', dirname(ofPlayground.resolve('csv-parse/browser/esm/sync'))],
-  ['csv-stringify', dirname(ofPlayground.resolve('csv-stringify/browser/esm/sync'))],
+  ['tables', dirname(tables)],
+  ['csv-parse', dirname(ofTables.resolve('csv-parse/browser/esm/sync'))],
+  ['csv-stringify', dirname(ofTables.resolve('csv-stringify/browser/esm/sync'))],
 ];
 
 const page = readFileSync(join(folder, 'public/index.html'), 'utf8');
@@ -55,6 +58,6 @@ export function mountPlaygroundFiles(app: Express): void {
   for (const [path, files] of FOLDERS)
     app.use(
       `/playground/${path}`,
-      express.static(files, { index: false, maxAge: '1h', acceptRanges: false, dotfiles: 'ignore' }),
+      express.static(files, { index: false, maxAge: 0, acceptRanges: false, dotfiles: 'ignore' }),
     );
 }

@@ -1,8 +1,6 @@
 import type { JobResult } from '@sluice/client';
-import { CsvError, parse } from 'csv-parse/sync';
+import { CsvError, type Options, parse } from 'csv-parse/sync';
 import { stringify } from 'csv-stringify/sync';
-import { z } from 'zod';
-import { CliError } from './cliError.js';
 
 /** A csv or tsv file without the texts in it. */
 export interface Table {
@@ -23,69 +21,90 @@ const SEPARATOR_LINE = /^sep=([^\r\n])(?:\r\n|\n|\r|$)/i;
 /** Delimiters that the header of a csv file may show, the most common first. */
 const DELIMITERS = [',', ';', '\t', '|'];
 
-const recordsSchema = z.array(z.object({ record: z.array(z.string()), raw: z.string() }));
-type Records = z.infer<typeof recordsSchema>;
+/** A file cannot be read as a table. The message says where and why. */
+export class TableError extends Error {
+  override name = 'TableError';
+}
+
+/** A record with the text that it was read from. */
+interface RawRecord {
+  record: string[];
+  raw: string;
+}
+
+/** Reads the records of a table, with the text of each. @throws CsvError */
+function recordsOf(content: string, options: Options): RawRecord[] {
+  // The types of the library do not know what `raw` changes.
+  const parsed: unknown = parse(content, { ...options, raw: true, record_delimiter: LINE_ENDS });
+  return Array.isArray(parsed) ? parsed.map(rawRecord) : [];
+}
+
+function rawRecord(value: unknown): RawRecord {
+  if (typeof value === 'object' && value !== null && 'record' in value && 'raw' in value)
+    if (Array.isArray(value.record)) return { record: value.record.map(String), raw: String(value.raw) };
+  throw new TypeError('Not a record of csv-parse');
+}
 
 /**
- * Reads a table: the columns, the rows, and the text of each row with the line in which the row begins. Empty lines are
- * rows without a text, except at both ends of the file.
- * @throws CliError that names the error and its line
+ * Reads a table: its columns and rows, and the line in which each row begins. Empty lines are rows without a text, except at
+ * both ends of the file.
+ * @param column name of the column with the texts, which helps to find the delimiter
+ * @throws TableError that names the error and its line
  */
 export function readTable(
   path: string,
   text: string,
   format: 'csv' | 'tsv',
-  options: { column?: string | undefined; delimiter?: string | undefined },
-): { table: Table; texts: string[]; lines: number[] } {
-  const column = options.column ?? DEFAULT_COLUMN;
+  {
+    column = DEFAULT_COLUMN,
+    delimiter: given,
+  }: { column?: string | undefined; delimiter?: string | undefined },
+): { table: Table; lines: number[] } {
   const [separatorLine = '', separator] = SEPARATOR_LINE.exec(text) ?? [];
   const content = text.slice(separatorLine.length);
-  const delimiter =
-    options.delimiter ?? separator ?? (format === 'tsv' ? '\t' : delimiterOf(content, column));
+  const delimiter = given ?? separator ?? (format === 'tsv' ? '\t' : delimiterOf(content, column));
   const firstLine = separatorLine === '' ? 1 : 2;
   const records = readRecords(path, content, delimiter, firstLine);
   const begins = firstLines(records).map((line) => line + firstLine - 1);
   // Unlike an empty field in quotes.
-  const isBlank = ({ raw }: Records[number]) => raw.trim() === '';
+  const isBlank = ({ raw }: RawRecord) => raw.trim() === '';
   const headerAt = records.findIndex((record) => !isBlank(record));
+  if (headerAt === -1) throw new TableError(`${path} has no header`);
   const end = records.findLastIndex((record) => !isBlank(record)) + 1;
   const columns = records[headerAt]?.record ?? [];
-  const body = headerAt === -1 ? [] : records.slice(headerAt + 1, end);
+  const body = records.slice(headerAt + 1, end);
   const lines = begins.slice(headerAt + 1, end);
-  const at = columnAt(path, columns, column);
   for (const [i, { record }] of body.entries()) {
     const fields = record.findLastIndex((field) => field.trim() !== '') + 1;
     if (fields <= columns.length) continue;
-    throw new CliError(
+    throw new TableError(
       `${path}, line ${lines[i]}: ${fields} fields, but the header has ${columns.length}. ` +
         `A field that contains ${nameOf(delimiter)} must be in double quotes`,
     );
   }
-  return {
-    table: {
-      columns,
-      rows: body.map(({ record }) => record),
-      delimiter,
-      separatorLine: separatorLine !== '',
-    },
-    texts: body.map(({ record }) => record[at] ?? ''),
-    lines,
-  };
+  const rows = body.map(({ record }) => record);
+  return { table: { columns, rows, delimiter, separatorLine: separatorLine !== '' }, lines };
+}
+
+/** Reads a text on each line. Blank lines keep their place, except at the end of the file. */
+export function readLines(text: string): string[] {
+  const lines = text.split(LINE_END);
+  return lines.slice(0, lines.findLastIndex((line) => line.trim() !== '') + 1);
 }
 
 const nameOf = (delimiter: string) => (delimiter === '\t' ? 'a tab' : `"${delimiter}"`);
 
-function columnAt(path: string, columns: readonly string[], column: string): number {
-  if (columns.length === 0) throw new CliError(`${path} has no header`);
+/** The place of the column with the texts. @throws TableError */
+export function columnAt(path: string, { columns }: Table, column: string = DEFAULT_COLUMN): number {
   const at = columns.indexOf(column);
   if (at === -1) {
-    throw new CliError(
+    throw new TableError(
       `${path} has no column "${column}" (it has ${columns.map((name) => `"${name}"`).join(', ')}); ` +
         'set --column, or --delimiter if the columns are separated by another character',
     );
   }
   if (columns.lastIndexOf(column) !== at)
-    throw new CliError(`${path} has several columns "${column}"; rename all but one, or set --column`);
+    throw new TableError(`${path} has several columns "${column}"; rename all but one, or set --column`);
   return at;
 }
 
@@ -93,9 +112,7 @@ function columnAt(path: string, columns: readonly string[], column: string): num
 function delimiterOf(content: string, column: string): string {
   const headers = DELIMITERS.map((delimiter) => {
     try {
-      const [header] = recordsSchema.parse(
-        parse(content, { delimiter, to: 1, raw: true, skip_empty_lines: true, record_delimiter: LINE_ENDS }),
-      );
+      const [header] = recordsOf(content, { delimiter, to: 1, skip_empty_lines: true });
       return { delimiter, columns: header?.record ?? [] };
     } catch {
       // With this delimiter the header is not well-formed.
@@ -108,22 +125,21 @@ function delimiterOf(content: string, column: string): string {
 }
 
 /** @param to maximum number of records to read */
-function parseRecords(content: string, delimiter: string, to?: number): Records {
-  const options = { delimiter, raw: true, relax_column_count: true, record_delimiter: LINE_ENDS };
-  return recordsSchema.parse(parse(content, to === undefined ? options : { ...options, to }));
-}
+const parseRecords = (content: string, delimiter: string, to?: number): RawRecord[] =>
+  recordsOf(content, { delimiter, relax_column_count: true, ...(to === undefined ? {} : { to }) });
 
-function readRecords(path: string, content: string, delimiter: string, firstLine: number): Records {
+function readRecords(path: string, content: string, delimiter: string, firstLine: number): RawRecord[] {
   try {
     return parseRecords(content, delimiter);
   } catch (error) {
     if (!(error instanceof CsvError)) throw error;
     // csv-parse names the line in which it gave up, which may be far after the cause: the record after the good ones.
-    const good = z.number().catch(0).parse(Reflect.get(error, 'records'));
+    const records: unknown = Reflect.get(error, 'records');
+    const good = typeof records === 'number' ? records : 0;
     const line = firstLine + (good === 0 ? 0 : linesOf(parseRecords(content, delimiter, good)));
     const remedy =
       'A field that contains double quotes must be in double quotes, with each inner one doubled';
-    throw new CliError(
+    throw new TableError(
       error.code === 'CSV_QUOTE_NOT_CLOSED'
         ? `${path}, line ${line}: the row has a double quote that is never closed. ${remedy}`
         : `${path}, line ${line}: a double quote is in the wrong place (${error.code}). ${remedy}`,
@@ -132,14 +148,14 @@ function readRecords(path: string, content: string, delimiter: string, firstLine
 }
 
 /** How many lines some records take, with the line ends inside quoted fields. */
-const linesOf = (records: Records) =>
+const linesOf = (records: RawRecord[]) =>
   records.reduce(
     (sum, { record }) => sum + 1 + record.flatMap((field) => field.match(LINE_END) ?? []).length,
     0,
   );
 
 /** The line in which each record begins, from 1. */
-function firstLines(records: Records): number[] {
+function firstLines(records: RawRecord[]): number[] {
   let line = 1;
   return records.map((record) => {
     const begins = line;
