@@ -68,7 +68,7 @@ export default {
     parser: 'swc',
     tsPreCompilationDeps: true,
     doNotFollow: { path: 'node_modules|dist' },
-    exclude: { path: '\\.test\\.ts$' },
+    exclude: { path: '(\\.test\\.ts$|/bundle/)' },
     enhancedResolveOptions: { exportsFields: ['exports'], conditionNames: ['import', 'node', 'default'] },
   },
 };

@@ -19,7 +19,7 @@ function ensureWrk() {
 }
 
 try {
-  prepare();
+  await prepare();
   ensureRedisServer();
   ensureWrk();
   run(process.execPath, ['--import', 'tsx', 'bench/main.ts', ...process.argv.slice(2)]);

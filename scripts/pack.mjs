@@ -68,7 +68,7 @@ function copyWorkspace(folder, target) {
 
 const target = mkdtempSync(join(tmpdir(), 'sluice-pack-'));
 try {
-  prepare();
+  await prepare();
   const { name, version, description, license, type, engines, workspaces } = readJson('package.json');
   const dependencies = workspaces.flatMap((folder) => copyWorkspace(folder, target));
   const own = workspaces.map((folder) => readJson(`${folder}/package.json`).name);

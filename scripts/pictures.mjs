@@ -6,7 +6,7 @@ import { prepare, root, run, SetupError } from './setup.mjs';
 
 const [, , picture] = process.argv;
 try {
-  prepare();
+  await prepare();
   for (const name of picture ? [picture] : ['screenshots', 'recording'])
     run(process.execPath, ['node_modules/tsx/dist/cli.mjs', `${root}tests/pictures/${name}.ts`]);
 } catch (error) {

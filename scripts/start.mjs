@@ -315,7 +315,7 @@ async function startOne(name) {
     process.env.REDIS_URL = JSON.parse(readFileSync(runtimeFile, 'utf8')).redisUrl;
   }
   if (!process.env.REDIS_URL) throw new SetupError('Set REDIS_URL, or run npm start in this folder first');
-  prepare();
+  await prepare();
   await checkSettings();
   watcher = startWatcher(drainMs());
   await keepApp(name);
@@ -324,7 +324,7 @@ async function startOne(name) {
 
 async function startAll() {
   await lock();
-  prepare();
+  await prepare();
   const settings = await checkSettings();
   watcher = startWatcher(drainMs());
   if (process.env.REDIS_URL) say('Using the Redis of REDIS_URL');

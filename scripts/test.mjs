@@ -4,7 +4,7 @@ import { ensureRedisServer } from './redis.mjs';
 import { prepare, run, SetupError } from './setup.mjs';
 
 try {
-  prepare();
+  await prepare();
   ensureRedisServer();
   const nodeOptions = `${process.env.NODE_OPTIONS ?? ''} --experimental-vm-modules --no-warnings=ExperimentalWarning`;
   run(process.execPath, ['node_modules/jest/bin/jest.js', ...process.argv.slice(2)], {

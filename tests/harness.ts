@@ -20,14 +20,14 @@ import {
 } from '@sluice/shared';
 import type { Redis } from 'ioredis';
 import { startRedis, startWatcher, stopRedis } from '../scripts/redis.mjs';
-import { NODE_FLAGS } from '../scripts/setup.mjs';
+import { appFile, NODE_FLAGS } from '../scripts/setup.mjs';
 
 export const root = fileURLToPath(new URL('../', import.meta.url));
-export const gatewayMain = join(root, 'apps/gateway/dist/main.js');
-export const workerMain = join(root, 'apps/worker/dist/main.js');
+export const gatewayMain = appFile('gateway');
+export const workerMain = appFile('worker');
 /** A worker whose model processes hang, crash, refuse or are slow for marked texts. */
 export const faultyWorkerMain = join(root, 'tests/faulty/worker.mjs');
-export const cliMain = join(root, 'apps/cli/dist/main.js');
+export const cliMain = appFile('cli');
 
 /** Folder for the files of tests: in memory if possible, because a busy disk can delay Redis beyond its command timeout. */
 export const temporary = existsSync('/dev/shm') ? '/dev/shm' : tmpdir();

@@ -5,7 +5,7 @@ import { connect, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from '@jest/globals';
 import { generate } from 'selfsigned';
-import { post, Rig, request, root, until } from './harness.js';
+import { post, Rig, request, root, until, workerMain } from './harness.js';
 import { COMMIT, Hub, urlOf } from './hub.js';
 
 const HUB_TOKEN = 'a-token-for-the-mirror';
@@ -76,7 +76,7 @@ test('a pinned revision is loaded, also when there is no branch "main"', async (
 
 test('the token reaches the mirror that HF_ENDPOINT names, and no other origin', async () => {
   const env = { MODEL: 'acme/private', MODEL_DTYPE: 'fp32', HF_ENDPOINT: hub.url, MODEL_PROCESSES: '1' };
-  const refused = rig.spawn(join(root, 'apps/worker/dist/main.js'), env);
+  const refused = rig.spawn(workerMain, env);
   expect(await refused.exit()).toBe(1);
   expect(refused.output).toMatch(/has no model acme\/private, or it needs an HF_TOKEN with access/);
   hub.tokens.hub.clear();
@@ -153,7 +153,7 @@ test('weights that are damaged but of the right size are named, removed and down
   await (await rig.worker(env)).stop();
   const [weights = ''] = stored('acme/tiny').filter((file) => file.endsWith('.onnx'));
   writeFileSync(weights, Buffer.alloc(readFileSync(weights).length, '<html>'));
-  const worker = rig.spawn(join(root, 'apps/worker/dist/main.js'), env);
+  const worker = rig.spawn(workerMain, env);
   expect(await worker.exit()).toBe(1);
   expect(worker.output).toContain(`${weights} was damaged; the next start downloads it again`);
   await rig.worker(env);
@@ -165,7 +165,7 @@ test.each([
 ])('a download that gives %s is refused with its name', async (_, instead) => {
   const env = { MODEL: 'acme/tiny', MODEL_DTYPE: 'fp32', HF_ENDPOINT: hub.url, MODEL_PROCESSES: '1' };
   hub.instead.set('tokenizer.json', instead);
-  const worker = rig.spawn(join(root, 'apps/worker/dist/main.js'), env);
+  const worker = rig.spawn(workerMain, env);
   expect(await worker.exit()).toBe(1);
   expect(worker.output).toMatch(/the download of tokenizer\.json is not the file that the Hub lists/);
   hub.instead.clear();
@@ -189,7 +189,7 @@ test('the bundled model is loaded without a request to the Hub', async () => {
 
 test('a model that cannot be loaded ends the worker with one line; requests get 503 at once', async () => {
   const env = { MODEL: 'acme/nothing', HF_ENDPOINT: hub.url, LOG_LEVEL: 'info' };
-  const worker = rig.spawn(join(root, 'apps/worker/dist/main.js'), env);
+  const worker = rig.spawn(workerMain, env);
   expect(await worker.exit()).toBe(1);
   const lines = worker.output.split('\n').filter((line) => line.includes('"level":60'));
   expect(lines).toHaveLength(1);

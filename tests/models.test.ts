@@ -8,6 +8,7 @@ import {
   type App,
   type Env,
   faultyWorkerMain,
+  gatewayMain,
   modelProcesses,
   post,
   Rig,
@@ -864,7 +865,7 @@ describe('models that are not as usual', () => {
 
   test('a models.json with an error stops gateway and worker with the line, and status 78', async () => {
     const env = rig.models([{ id: 'a', task: 'text-classification', dtyp: 'q8' }]);
-    for (const main of [workerMain, join(root, 'apps/gateway/dist/main.js')]) {
+    for (const main of [workerMain, gatewayMain]) {
       const app = rig.spawn(main, env);
       expect(await app.exit()).toBe(78);
       expect(app.output).toMatch(

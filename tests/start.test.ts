@@ -120,7 +120,9 @@ test('registers a supplied development key, on an address that only this machine
   expect((await post(`${url}/predict`, "it's-a-secret", { text: 'fine' })).status).toBe(200);
   // Only this machine reaches it: 127.0.0.2 is another address of it.
   await expect(fetch(`${url.replace('localhost', '127.0.0.2')}/health`)).rejects.toThrow('fetch failed');
-  expect(app.output).toContain('Only this machine can reach it; set HOST=0.0.0.0 for others');
+  expect(app.output).toContain(
+    'Only this machine can reach Sluice. To serve other machines, set HOST=0.0.0.0.',
+  );
   expect((await post(`${url}/predict`, 'wrong-key', { text: 'fine' })).body.detail).toBe('Invalid API key');
 });
 
@@ -133,16 +135,16 @@ test('HOST opens the API to other machines', async () => {
 
 test('a killed app is restarted, and its child processes are ended', async () => {
   const { url, key } = await curl(start());
-  const [worker, model] = [pidOf('worker/dist/main'), pidOf('model/process')];
+  const [worker, model] = [pidOf('worker/bundle/main'), pidOf('model/process')];
   process.kill(model, 'SIGSTOP');
   process.kill(worker, 'SIGKILL');
   await until('the paused model process is gone', () => !isRunning(model), 2_000);
   await until(
     'another worker has started',
-    () => ![undefined, worker].includes(find('worker/dist/main')?.pid),
+    () => ![undefined, worker].includes(find('worker/bundle/main')?.pid),
   );
 
-  process.kill(pidOf('gateway/dist/main'), 'SIGKILL');
+  process.kill(pidOf('gateway/bundle/main'), 'SIGKILL');
   process.kill(pidOf('redis-server'), 'SIGKILL');
   await until(
     'another gateway listens',
@@ -162,10 +164,10 @@ test('after SIGKILL no process is left, neither Redis nor a paused model process
     processesOf(folder)
       .map(
         ({ command }) =>
-          /(start|watcher|redis-server|gateway|worker\/dist\/main|model\/process)/.exec(command)?.[1],
+          /(start|watcher|redis-server|gateway|worker\/bundle\/main|model\/process)/.exec(command)?.[1],
       )
       .sort(),
-  ).toEqual(['gateway', 'model/process', 'redis-server', 'start', 'watcher', 'worker/dist/main']);
+  ).toEqual(['gateway', 'model/process', 'redis-server', 'start', 'watcher', 'worker/bundle/main']);
   process.kill(pidOf('model/process'), 'SIGSTOP');
   app.child.kill('SIGKILL');
   await until('no process is left', () => processesOf(folder).length === 0, 15_000);

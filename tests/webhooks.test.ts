@@ -8,7 +8,7 @@ import { keyIdOf } from '@sluice/shared';
 import OpenAI, { toFile } from 'openai';
 import { generate } from 'selfsigned';
 import { Webhook } from 'standardwebhooks';
-import { App, type Env, post, Rig, request, root, until } from './harness.js';
+import { App, cliMain, type Env, post, Rig, request, root, until } from './harness.js';
 
 interface Delivery {
   headers: Record<string, string>;
@@ -370,7 +370,7 @@ describe('without WEBHOOK_ALLOW_PRIVATE', () => {
 
 test('the CLI makes and shows a signing secret, and sets the URL of a key', async () => {
   const cli = async (...args: string[]) => {
-    const main = join(root, 'apps/cli/dist/main.js');
+    const main = cliMain;
     const app = new App(process.execPath, [main, ...args, '--json'], rig.env);
     app.ready().catch(() => {});
     await app.exit();

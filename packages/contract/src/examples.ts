@@ -1368,8 +1368,15 @@ const examples: Examples = {
   rerank_rerankDocuments: rerank,
 };
 
-/** The examples that fit the configured models, of which each names the first one of its task. */
-export function examplesFor({ models }: Pick<Bounds, 'models'>): Examples {
+/** Length of the longest text in a value, in Unicode characters. */
+function longestText(value: unknown): number {
+  if (typeof value === 'string') return Array.from(value).length;
+  if (typeof value !== 'object' || value === null) return 0;
+  return Math.max(0, ...Object.values(value).map(longestText));
+}
+
+/** The examples that fit the configured limits and models; each names the first model of its task. */
+export function examplesFor({ models, maxTextChars }: Pick<Bounds, 'models' | 'maxTextChars'>): Examples {
   const nameOf = (task: TaskName) => models.find((model) => model.task === task)?.name;
   const first = models.find(
     ({ task }) => task === 'feature-extraction' || task === 'text-classification',
@@ -1383,6 +1390,7 @@ export function examplesFor({ models }: Pick<Bounds, 'models'>): Examples {
     Object.entries(examples).map(([operation, all]) => [
       operation,
       all.flatMap((example) => {
+        if (longestText(example.body) > maxTextChars) return [];
         if (example.task === undefined) return [example];
         if (example.first && example.task !== first) return [];
         return nameOf(example.task) === undefined ? [] : [withModel(example, example.task)];
