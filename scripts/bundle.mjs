@@ -14,8 +14,9 @@ const BUNDLES = {
   'apps/cli/dist/main.js': 'apps/cli/bundle/main.js',
 };
 
-/** Packages with native code or files of their own, and what is loaded only on request. */
+/** Packages with native code or further files, what is loaded only on request, and what must be there only once. */
 const EXTERNAL = [
+  '@opentelemetry/api',
   '@opentelemetry/sdk-node',
   '@xenova/transformers',
   'msgpackr-extract',

@@ -259,8 +259,13 @@ export class Rig {
     return key;
   }
 
+  /** Ends the gateways and workers. */
+  async stopApps(): Promise<void> {
+    for (const app of this.#started.splice(0).reverse()) await app.stop();
+  }
+
   async close(): Promise<void> {
-    for (const app of this.#started.reverse()) await app.stop();
+    await this.stopApps();
     this.redis.disconnect();
     await stopRedis(this.#redis.child);
     rmSync(this.folder, { recursive: true, force: true });

@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
-import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
 import { adminJobSchema, adminJobsSchema } from '@sluice/contract';
 import { keyIdOf } from '@sluice/shared';
 import { App, cliMain, faultyWorkerMain, post, Rig, request, until } from './harness.js';
@@ -37,6 +37,8 @@ async function metricsOf(adminUrl: string): Promise<Map<string, number>> {
 const MODEL = 'model="minilm-l6-sst2"';
 
 describe('metrics', () => {
+  afterEach(() => rig.stopApps());
+
   test('the backlog is reported before a worker starts, and decreases as rows are answered', async () => {
     const { app, url } = await rig.gateway();
     const adminUrl = await urlOf(app);
@@ -71,8 +73,6 @@ describe('metrics', () => {
     expect(ofWorker.get(`sluice_items_total{${MODEL},outcome="answer"}`)).toBe(300);
     expect(ofWorker.get(`sluice_micro_batch_rows_sum{${MODEL},lane="bulk"}`)).toBe(300);
     expect(ofWorker.get(`sluice_model_processes_ready{${MODEL}}`)).toBe(1);
-    await worker.stop();
-    await app.stop();
   });
 
   test('jobs that processes of an earlier version accept or end leave no backlog', async () => {
@@ -96,7 +96,6 @@ describe('metrics', () => {
     await post(`${url}/jobs/${other}/cancel`, key, {});
     const after = await metricsOf(adminUrl);
     expect([after.get('sluice_jobs{status="queued"}'), after.get(backlog)]).toEqual([0, 0]);
-    await app.stop();
   });
 
   test('requests are counted by route and status, errors by code, and by key only with METRICS_BY_KEY', async () => {
@@ -124,12 +123,13 @@ describe('metrics', () => {
     expect((await post(`${byKey.url}/predict`, key, { text: 'fine' })).status).toBe(429);
     const keyed = await metricsOf(await urlOf(byKey.app));
     expect(keyed.get(`sluice_rate_limited_total{key_id="${keyIdOf(key)}"}`)).toBe(1);
-    for (const process of [worker, app, byKey.app]) await process.stop();
   });
 
   test('a hung model process is counted as a restart', async () => {
-    const worker = await rig.worker({ STALL_SECONDS: '0.5' }, faultyWorkerMain);
-    const { app, url } = await rig.gateway();
+    // Time for a hang together, a load and a hang alone, also on a slow machine.
+    const env = { STALL_SECONDS: '0.5', REQUEST_TIMEOUT_SECONDS: '40' };
+    const worker = await rig.worker(env, faultyWorkerMain);
+    const { url } = await rig.gateway(env);
     const { status } = await post(`${url}/predict`, await rig.key(), { text: '«hang»' });
     expect(status).toBe(408);
     const found = await metricsOf(await urlOf(worker));
@@ -137,9 +137,11 @@ describe('metrics', () => {
       1,
     );
     expect(found.get(`sluice_model_process_restarts_total{${MODEL},reason="crashed"}`)).toBe(0);
-    expect(found.get(`sluice_items_total{${MODEL},outcome="timed_out"}`)).toBe(1);
-    await worker.stop();
-    await app.stop();
+    await until(
+      'the item is counted',
+      async () =>
+        (await metricsOf(await urlOf(worker))).get(`sluice_items_total{${MODEL},outcome="timed_out"}`) === 1,
+    );
   });
 
   test('metrics are served while Redis is unreachable, and sluice_redis_up is 0', async () => {
@@ -214,6 +216,8 @@ const PRODUCER = 4;
 const CONSUMER = 5;
 
 describe('traces', () => {
+  afterEach(() => rig.stopApps());
+
   test('a trace spans request and model process, and a micro-batch is linked to the traces of all its items', async () => {
     const collector = new Collector();
     const env = await collector.start();
@@ -328,7 +332,6 @@ describe('traces', () => {
     const { app, url } = await rig.gateway(env);
     await post(`${url}/predict`, await rig.key(), { text: 'fine' });
     await until('the log says so', () => app.output.includes('Traces may be lost'));
-    await app.stop();
   });
 
   test('health checks and the admin port have no spans', async () => {
