@@ -88,6 +88,8 @@ export async function bundle() {
     writeFileSync(temporary, outputFiles[0].contents);
     renameSync(temporary, outfile);
   }
+  // Its process would stay as long as this one.
+  await esbuild.stop();
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) await bundle();
