@@ -1,6 +1,6 @@
 // Installs and builds what is missing or stale. Node built-ins only: this runs before anything is installed.
 import { spawnSync } from 'node:child_process';
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
@@ -72,9 +72,10 @@ export async function prepare() {
   }
   if (isPackage) return;
   if (!isInstalled()) {
-    say('Installing packages from the lock file (about 700 MB; half a minute to a few minutes)');
+    say('Installing packages from the lock file (about 1 GB; half a minute to a few minutes)');
     run('npm', ['ci', '--include=dev']);
   }
+  if (!existsSync(appFile('gateway'))) say('Building (about ten seconds)');
   // Incremental: it takes a fraction of a second if nothing has changed.
   run(process.execPath, ['node_modules/typescript/bin/tsc', '-b', 'apps/gateway', 'apps/worker', 'apps/cli']);
   const { bundle } = await import('./bundle.mjs');

@@ -26,7 +26,7 @@ try {
     await page.getByRole('button', { name: 'Use key' }).click();
     await page.locator('#work').waitFor();
     if (name === 'playground-dark') {
-      await page.getByLabel('A file').check();
+      await page.getByLabel('A file', { exact: true }).check();
       const csv = `review\n${texts
         .slice(0, 400)
         .map((text) => `"${text.replaceAll('"', '""')}"`)

@@ -162,7 +162,7 @@ describe('one input', () => {
     await choose('bert-labels');
     await page.getByLabel('Text', { exact: true }).fill('   ');
     await run();
-    await page.getByText('422 ').waitFor();
+    await page.getByText(/^Status 422, request /).waitFor();
     expect(await outcome().textContent()).toContain('/inputs');
     // Refusals are what the browser reports, and nothing else.
     expect(complaints.every((line) => /status of (403|422)/.test(line))).toBe(true);
@@ -219,9 +219,9 @@ describe('a file', () => {
 
   test('shows the progress and a chart of a CSV file, and has every row exactly once in the download', async () => {
     await choose('bert-labels');
-    await page.getByLabel('A file').check();
+    await page.getByLabel('A file', { exact: true }).check();
     await upload('reviews.csv', csv);
-    await page.getByText('reviews.csv: texts: 249; rows without a text: 1').waitFor();
+    await page.getByText('reviews.csv: texts: 249; rows that cannot be sent: 1').waitFor();
     await page.getByRole('button', { name: 'Run as a job' }).click();
     await page.getByText(/^completed: 249 of 249 texts/).waitFor();
     expect(await page.evaluate('document.querySelector("progress").value')).toBe(1);
@@ -235,21 +235,21 @@ describe('a file', () => {
       .trim()
       .split('\n')
       .map((line) => JSON.parse(line));
-    expect(lines.map(({ row }) => row)).toEqual(rows.map((_, i) => i + 1));
-    expect(lines[7].error.code).toBe('no_text');
+    expect(lines.map(({ index }) => index)).toEqual(rows.map((_, i) => i));
+    expect(lines[7].error.code).toBe('validation_failed');
     expect(lines[8].text).toBe(rows[8]?.text);
     const [[best]] = await rig.outputsOf('bert-labels', 'text number 100');
     expect(lines[100].output[0].label).toBe(best.label);
     const saved = await downloaded('Download CSV');
-    expect(saved.split('\n')[0]?.trim()).toBe('id,text,output,truncated,error');
+    expect(saved.split('\n')[0]?.trim()).toBe('id,text,sentiment,confidence,error');
     expect(saved).toContain('"a ""quoted"", text\nof two lines"');
-    expect(saved).toContain('The row has no text');
+    expect(saved).toContain('The text is empty or only white space');
     expect(complaints).toEqual([]);
   });
 
   test('reads a text file without a header and a chosen column, and reports unreadable files', async () => {
     await choose('bert-labels');
-    await page.getByLabel('A file').check();
+    await page.getByLabel('A file', { exact: true }).check();
     await upload('lines.txt', 'one\r\ntwo, with a comma\r\n');
     await page.getByText('lines.txt: texts: 2.').waitFor();
     await upload('other.tsv', 'comment\ttext\nhello\t\n');
@@ -267,9 +267,36 @@ describe('a file', () => {
     await page.getByText('This model does not take plain texts').waitFor();
   });
 
+  test('a job is followed again after a reload, and a file that cannot be read is not replaced by an earlier one', async () => {
+    await choose('bert-labels');
+    await page.getByLabel('A file', { exact: true }).check();
+    await upload('many.txt', Array.from({ length: 20_000 }, (_, i) => `many words in text ${i}`).join('\n'));
+    const button = page.getByRole('button', { name: 'Run as a job' });
+    await button.click();
+    await page.getByText(/^(queued|running): \d+ of 20000 texts/).waitFor();
+    await page.reload();
+    await page.getByText(/^running: \d+ of 20000 texts.* Job [0-9a-f-]{36}$/).waitFor();
+    await page.getByRole('button', { name: 'Cancel the job' }).click();
+    await page.getByText(/^canceled: /).waitFor();
+    await page.getByRole('button', { name: 'Download CSV' }).waitFor();
+
+    await page.getByLabel('A file', { exact: true }).check();
+    await upload('good.txt', 'one\n');
+    await page.getByText('good.txt: texts: 1.').waitFor();
+    await upload('quote.csv', 'text\n"never closed\n');
+    await page.getByText('a double quote that is never closed').waitFor();
+    expect(await button.isDisabled()).toBe(true);
+    expect(complaints).toEqual([]);
+  });
+
+  test('a key that no header field can carry is refused by the page', async () => {
+    await useKey('ключ');
+    await page.getByText('This is not a key').waitFor();
+  });
+
   test('a job can be canceled', async () => {
     await choose('bert-labels');
-    await page.getByLabel('A file').check();
+    await page.getByLabel('A file', { exact: true }).check();
     await upload('many.txt', Array.from({ length: 60_000 }, (_, i) => `many words in text ${i}`).join('\n'));
     await page.getByText('many.txt: texts: 60000.').waitFor();
     await page.getByRole('button', { name: 'Run as a job' }).click();
@@ -322,7 +349,7 @@ describe('the page', () => {
       expect(await violations()).toEqual([]);
     }
     await choose('bert-labels');
-    await page.getByLabel('A file').check();
+    await page.getByLabel('A file', { exact: true }).check();
     await page
       .getByLabel(/Drop a file here/)
       .setInputFiles({ name: 'a.csv', mimeType: 'text/csv', buffer: Buffer.from('text,id\none,1\ntwo,2\n') });

@@ -70,6 +70,8 @@ async function callAdmin<T extends z.ZodType>(
   }
   const body: unknown = await response.json().catch(() => undefined);
   const problem = problemSchema.safeParse(body);
+  if (response.status === 404 && (problem.data?.detail ?? 'Not Found') === 'Not Found')
+    throw new CliError(`${url} is not the admin port of a gateway. Set SLUICE_ADMIN_URL`);
   if (!response.ok) throw new CliError(problem.data?.detail ?? `The admin port answered ${response.status}`);
   const parsed = schema.safeParse(body);
   if (!parsed.success) throw new CliError(`${url} is not the admin port of a Sluice gateway`);

@@ -1,3 +1,4 @@
+import { problems } from '@sluice/contract';
 import { createRegistry, type Lane, type Ledger, type Log, type RedisClock } from '@sluice/shared';
 import { Counter, Gauge, Histogram } from 'prom-client';
 import type { Storage } from './admission/storage.js';
@@ -40,13 +41,14 @@ export function createMetrics({ clock, catalog, ledger, storage, byKey, log }: S
     labelNames: ['code'],
     registers,
   });
+  // Counters start at 0, so that rate() sees the first increase.
+  for (const code of Object.keys(problems)) errors.inc({ code }, 0);
   const rateLimited = new Counter({
     name: 'sluice_rate_limited_total',
     help: 'Requests over the rate limit of their key (429)',
     labelNames: [...key],
     registers,
   });
-  // It starts at 0, so that rate() sees the first increase.
   if (!byKey) rateLimited.inc(0);
   const deliveries = new Counter({
     name: 'sluice_webhook_deliveries_total',
@@ -62,6 +64,8 @@ export function createMetrics({ clock, catalog, ledger, storage, byKey, log }: S
     labelNames: ['model'],
     registers,
     collect() {
+      this.reset();
+      if (clock.away) return;
       for (const { spec, reports } of catalog.entries) this.set({ model: spec.id }, reports().length);
     },
   });
@@ -71,6 +75,8 @@ export function createMetrics({ clock, catalog, ledger, storage, byKey, log }: S
     labelNames: ['model'],
     registers,
     collect() {
+      this.reset();
+      if (clock.away) return;
       for (const { spec, reports } of catalog.entries)
         this.set(
           { model: spec.id },
@@ -85,6 +91,7 @@ export function createMetrics({ clock, catalog, ledger, storage, byKey, log }: S
     registers,
     collect() {
       this.reset();
+      if (clock.away) return;
       for (const { spec, lanes } of catalog.entries) {
         const waitMs = lanes.interactive.admission.predictedWaitMs(1);
         if (waitMs !== undefined) this.set({ model: spec.id }, waitMs / 1000);

@@ -58,5 +58,8 @@ export async function errorOf(response: Response): Promise<SluiceError> {
   } catch {
     // Possibly an HTML page of a proxy; the status is enough.
   }
+  // Routes in the shape of other APIs have it in the header field only.
+  const requestId = response.headers.get('x-request-id');
+  if (requestId !== null) problem.request_id ??= requestId;
   return new SluiceError(response.status, problem, Number.isFinite(retryAfter) ? retryAfter : undefined);
 }

@@ -158,15 +158,11 @@ export const adminJobSchema = jobSchema
   .extend({
     key_id: z.string(),
     key_name: z.string().nullable().meta({ description: 'null if the record of the key was deleted' }),
-    age_seconds: z
-      .number()
-      .min(0)
-      .meta({ description: 'Seconds since the job was accepted; for an ended job, until its end' }),
-    items_per_second: z
-      .number()
-      .min(0)
-      .nullable()
-      .meta({ description: 'Mean rate since its first chunk was stored; null before that' }),
+    age_seconds: z.number().min(0).meta({ description: 'Seconds since the job was accepted' }),
+    items_per_second: z.number().min(0).nullable().meta({
+      description:
+        'Mean rate since the first results were stored, until now or its end; null in the first second',
+    }),
   })
   .meta({ id: 'AdminJob' });
 export type AdminJob = z.infer<typeof adminJobSchema>;
@@ -242,7 +238,9 @@ const cursor = z
   .meta({ description: '`next_cursor` of the previous page' });
 
 export const pageQuery = z.object({ limit, cursor });
-export const adminJobsQuery = pageQuery.extend({
+/** Unknown parameters are refused: a misspelled filter would list the jobs of all keys. */
+export const adminPageQuery = pageQuery.strict();
+export const adminJobsQuery = adminPageQuery.extend({
   key: keyIdSchema.optional().meta({ description: 'Only the jobs of the key with this id' }),
   status: jobSchema.shape.status.optional().meta({ description: 'Only jobs with this status' }),
 });

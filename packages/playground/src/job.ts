@@ -6,6 +6,7 @@ import type { TextFile } from './textFile.js';
 
 /** Rows of the table that the page shows; a download has all. */
 const SHOWN_ROWS = 100;
+const SHOWN_CHARS = 500;
 
 /** The result of each row of a file, in order: that of the job, or the error of a row without a usable text. */
 type Outcomes = readonly FileResult[];
@@ -47,6 +48,13 @@ export class FileJob {
     }
   }
 
+  /** A job of an earlier page, whose file is not there any more. */
+  static resumed(sluice: Sluice, jobId: string): FileJob {
+    const job = new FileJob(sluice, { name: `${jobId}.txt`, table: undefined, rows: [], bom: false }, 0, 0);
+    job.jobId = jobId;
+    return job;
+  }
+
   /** Number of texts that can be sent, and of rows without one. */
   get size(): { texts: number; without: number } {
     return { texts: this.#texts.length, without: this.#unusable.size };
@@ -74,7 +82,7 @@ export class FileJob {
   async outcomes(): Promise<Outcomes> {
     const outcomes = new Map(this.#unusable);
     for await (const { index, ...result } of this.#sluice.results(this.jobId ?? '')) {
-      const row = this.#rowOf[index] ?? 0;
+      const row = this.#rowOf[index] ?? index;
       outcomes.set(row, { ...result, index: row });
     }
     return [...outcomes.values()].sort((one, other) => one.index - other.index);
@@ -98,12 +106,12 @@ export class FileJob {
         })),
     );
     const rows = outcomes.slice(0, SHOWN_ROWS).map((result, row) => {
-      const text = this.#file.rows[row]?.[this.#column] ?? '';
+      const text = this.#file.rows[row]?.[this.#column] ?? result.text ?? '';
       return create(
         'tr',
         {},
         create('td', {}, String(row + 1)),
-        create('td', {}, text),
+        create('td', {}, text.length > SHOWN_CHARS ? `${text.slice(0, SHOWN_CHARS)}…` : text),
         create('td', {}, result.error?.detail ?? cellOf(task, result.output)),
       );
     });

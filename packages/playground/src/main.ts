@@ -8,6 +8,12 @@ import { FileProblem, readTextFile, type TextFile, usualColumn } from './textFil
 
 /** The key is kept for this tab; the browser forgets it when the tab is closed. */
 const STORED_KEY = 'sluice-key';
+/** The latest job, so that a reload does not lose it. */
+const STORED_JOB = 'sluice-job';
+/** What a header field can carry. */
+const KEY = /^[\x21-\x7e]+$/;
+/** As much as the server takes by default. */
+const MAX_FILE_BYTES = 64 * 1_048_576;
 
 const page = {
   keyForm: element('key-form', HTMLFormElement),
@@ -41,6 +47,9 @@ const page = {
 };
 
 let sluice: Sluice | undefined;
+/** The same client for jobs, which waits until the server is back. */
+let patient: Sluice | undefined;
+let bulkLimit = Number.POSITIVE_INFINITY;
 let models: Model[] = [];
 let file: TextFile | undefined;
 let action: Action | undefined;
@@ -56,14 +65,19 @@ function problemOf(error: unknown): HTMLElement {
   const message = error instanceof Error ? error.message : String(error);
   const block = create('div', { class: 'problem' }, create('p', {}, message));
   if (error instanceof SluiceError) {
-    const details = (error.errors ?? []).map(({ pointer, detail }) =>
-      create('li', {}, `${pointer || 'body'}: ${detail}`),
-    );
+    // Some routes have the details in the message.
+    const details = (error.errors ?? [])
+      .filter(({ detail }) => !message.includes(detail))
+      .map(({ pointer, detail }) => create('li', {}, `${pointer || 'body'}: ${detail}`));
     if (details.length > 0) block.append(create('ul', {}, ...details));
     const wait = error.retryAfterSeconds;
     if (wait !== undefined) block.append(create('p', {}, `Try again in ${wait} s.`));
     block.append(
-      create('p', { class: 'quiet' }, `${error.status} ${error.code}, request ${error.requestId ?? '?'}`),
+      create(
+        'p',
+        { class: 'quiet' },
+        `Status ${error.status}${error.code.startsWith('http_') ? '' : ` (${error.code})`}${error.requestId ? `, request ${error.requestId}` : ''}`,
+      ),
     );
   } else if (error instanceof ConnectionError) block.append(create('p', {}, 'Is the server still running?'));
   return block;
@@ -77,6 +91,7 @@ async function showAllowance(): Promise<void> {
       ({ remaining, limit, unit, window_seconds }) =>
         `${remaining} of ${limit} ${unit} left (limit per ${window_seconds} s)`,
     );
+    bulkLimit = account.bulk.limit;
     const queued = account.bulk.limit - account.bulk.queued;
     page.allowance.textContent = `${account.name}: ${limits.join(', ')}; unfinished jobs may hold ${queued} more texts.`;
   } catch (error) {
@@ -85,6 +100,12 @@ async function showAllowance(): Promise<void> {
 }
 
 async function useKey(key: string): Promise<void> {
+  if (!KEY.test(key)) {
+    page.allowance.replaceChildren(
+      problemOf(new Error('This is not a key: a key has only printable ASCII characters, without spaces.')),
+    );
+    return;
+  }
   // The page shows errors at once instead of trying again.
   const client = new Sluice({ url: location.origin, apiKey: key, retries: 0 });
   sluice = client;
@@ -100,6 +121,13 @@ async function useKey(key: string): Promise<void> {
     return;
   }
   models = found;
+  patient = new Sluice({
+    url: location.origin,
+    apiKey: key,
+    onRetry: ({ message }, waitMs) => {
+      page.summary.textContent = `${message} Trying again in ${Math.ceil(waitMs / 1000)} s.`;
+    },
+  });
   sessionStorage.setItem(STORED_KEY, key);
   await showAllowance();
   page.model.replaceChildren(
@@ -112,6 +140,8 @@ async function useKey(key: string): Promise<void> {
 function showModel(): void {
   const shown = model();
   if (shown === undefined) return;
+  page.codeSection.hidden = true;
+  if (page.cancelJob.hidden) page.outcomeSection.hidden = true;
   const notes = [
     shown.workers === 0 ? 'No live worker serves this model: requests get 503, jobs wait.' : '',
     shown.error === null ? '' : `It could not be loaded (${shown.error}).`,
@@ -193,20 +223,25 @@ function showFileState(): void {
     Number(page.column.value),
     model()?.max_text_chars ?? 0,
   ).size;
-  const skipped = without === 0 ? '' : `; rows without a text: ${without} (each gets an error)`;
-  page.fileNote.textContent = `${file.name}: texts: ${texts}${skipped}.`;
-  page.submitFile.disabled = texts === 0;
+  const skipped = without === 0 ? '' : `; rows that cannot be sent: ${without} (each gets an error)`;
+  const tooMany = texts > bulkLimit ? ` A job of this key may have ${bulkLimit} texts.` : '';
+  page.fileNote.textContent = `${file.name}: texts: ${texts}${skipped}.${tooMany}`;
+  page.submitFile.disabled = texts === 0 || tooMany !== '';
 }
 
 async function chooseFile(given: File | undefined): Promise<void> {
   if (given === undefined) return;
+  file = undefined;
+  page.submitFile.disabled = true;
+  page.columnField.hidden = true;
+  page.fileNote.textContent = `${given.name}: reading …`;
   try {
+    if (given.size > MAX_FILE_BYTES)
+      throw new FileProblem(
+        `${given.name} has more than ${MAX_FILE_BYTES / 1_048_576} MiB. Use the sluice command, or divide the file`,
+      );
     file = await readTextFile(given);
   } catch (error) {
-    if (!(error instanceof FileProblem)) throw error;
-    file = undefined;
-    page.submitFile.disabled = true;
-    page.columnField.hidden = true;
     page.fileNote.replaceChildren(problemOf(error));
     return;
   }
@@ -220,39 +255,55 @@ async function chooseFile(given: File | undefined): Promise<void> {
 }
 
 /** One line about the state of a job. */
-function stateOf({ status, completed, failed, total, error }: JobBody, startedMs: number): string {
+function stateOf({ job_id, status, completed, failed, total, error }: JobBody, startedMs: number): string {
   const done = completed + failed;
   const seconds = (performance.now() - startedMs) / 1000;
   const rate = done > 0 ? `, ${Math.round(done / seconds)} texts/s` : '';
   const errors = failed > 0 ? `, ${failed} with an error` : '';
-  return `${status}: ${done} of ${total} texts${errors}${rate}${error ? ` (${error})` : ''}`;
+  return `${status}: ${done} of ${total} texts${errors}${rate}${error ? ` (${error})` : ''}. Job ${job_id}`;
 }
 
 let download: ((format: string) => { name: string; content: Blob }) | undefined;
 
 async function runFile(): Promise<void> {
   const chosenModel = model();
-  if (sluice === undefined || chosenModel === undefined || file === undefined) return;
+  if (patient === undefined || chosenModel === undefined || file === undefined) return;
   const { id, task } = chosenModel;
   const { parameters } = jobFormOf(task).call(fieldsOf(page.fileForm));
-  const job = new FileJob(sluice, file, Number(page.column.value), chosenModel.max_text_chars);
+  const job = new FileJob(patient, file, Number(page.column.value), chosenModel.max_text_chars);
   const isLatest = begin('Uploading …');
+  page.submitFile.disabled = true;
   showCode({ kind: 'file', model: id, parameters });
-  const startedMs = performance.now();
-  let isEnded = false;
   try {
     await job.submit(id, parameters);
+  } catch (error) {
+    page.submitFile.disabled = false;
     if (!isLatest()) return;
-    page.progress.value = 0;
-    page.progressField.hidden = false;
-    page.cancelJob.hidden = false;
-    page.cancelJob.onclick = () =>
-      void job.cancel().catch((error) => page.outcome.replaceChildren(problemOf(error)));
+    page.summary.textContent = 'The job was not submitted.';
+    page.outcome.replaceChildren(problemOf(error));
+    return;
+  }
+  page.submitFile.disabled = false;
+  sessionStorage.setItem(STORED_JOB, JSON.stringify({ jobId: job.jobId, task }));
+  void showAllowance();
+  await follow(job, task, isLatest);
+}
+
+/** Follows a job until it has ended, and shows its results. */
+async function follow(job: FileJob, task: string, isLatest: () => boolean): Promise<void> {
+  const startedMs = performance.now();
+  let isEnded = false;
+  page.progress.value = 0;
+  page.progressField.hidden = false;
+  page.cancelJob.hidden = false;
+  page.cancelJob.onclick = () =>
+    void job.cancel().catch((error) => page.outcome.replaceChildren(problemOf(error)));
+  try {
     for await (const state of job.progress(following.signal)) {
       if (!isLatest()) return;
       page.progress.value = state.progress;
-      isEnded = state.finished_at !== null;
       page.summary.textContent = stateOf(state, startedMs);
+      isEnded = state.finished_at !== null;
     }
     page.cancelJob.hidden = true;
     const outcomes = await job.outcomes();
@@ -263,15 +314,21 @@ async function runFile(): Promise<void> {
   } catch (error) {
     if (!isLatest()) return;
     page.cancelJob.hidden = true;
-    page.summary.textContent =
-      job.jobId === undefined
-        ? 'The job was not submitted.'
-        : isEnded
-          ? `The results of job ${job.jobId} could not be read.`
-          : `The connection was lost. Job ${job.jobId} continues on the server.`;
+    page.summary.textContent = isEnded
+      ? `The results of job ${job.jobId} could not be read.`
+      : `The connection was lost. Job ${job.jobId} continues on the server.`;
     page.outcome.replaceChildren(problemOf(error));
   }
   await showAllowance();
+}
+
+/** Follows the latest job of this tab again after a reload. */
+async function resume(): Promise<void> {
+  const stored = sessionStorage.getItem(STORED_JOB);
+  if (stored === null || patient === undefined) return;
+  const { jobId, task } = JSON.parse(stored);
+  const isLatest = begin(`Job ${jobId} …`);
+  await follow(FileJob.resumed(patient, String(jobId)), String(task), isLatest);
 }
 
 function save(format: string): void {
@@ -323,5 +380,5 @@ showMode();
 const stored = sessionStorage.getItem(STORED_KEY);
 if (stored) {
   page.key.value = stored;
-  void useKey(stored);
+  void useKey(stored).then(resume);
 }

@@ -22,6 +22,9 @@ interface Services {
   log: Log;
 }
 
+/** A rate over a shorter time says nothing, in milliseconds. */
+const LEAST_RUN_MS = 1_000;
+
 /** Handlers of the admin routes about jobs. They show no texts. */
 export function adminJobRoutes(
   services: Services,
@@ -47,13 +50,13 @@ export function adminJobRoutes(
     if (clock.away || nowMs === undefined) throw new Problem('unavailable');
     const { results_url: _, ...shown } = jobBody(job);
     const endMs = job.finishedAtMs ?? nowMs;
-    const runMs = job.startedAtMs === undefined ? undefined : Math.max(1, endMs - job.startedAtMs);
+    const runMs = job.startedAtMs === undefined ? 0 : endMs - job.startedAtMs;
     return {
       ...shown,
       key_id: job.keyId,
       key_name: keyName,
-      age_seconds: Math.max(0, (endMs - job.createdAtMs) / 1000),
-      items_per_second: runMs === undefined ? null : (1000 * (job.completed + job.failed)) / runMs,
+      age_seconds: Math.max(0, (nowMs - job.createdAtMs) / 1000),
+      items_per_second: runMs < LEAST_RUN_MS ? null : (1000 * (job.completed + job.failed)) / runMs,
     };
   }
 

@@ -3,7 +3,7 @@ import type { Request, Response } from 'express';
 import { plainAddress } from './address.js';
 
 /** Checks that come every few seconds. */
-export const HEALTH_PATHS: ReadonlySet<string> = new Set(['/health', '/ready']);
+export const HEALTH_PATHS: ReadonlySet<string> = new Set(['/health', '/ready', '/metrics']);
 
 /** Errors after which the operator needs the client's address. */
 const FAILED_AUTHENTICATION: ReadonlySet<string> = new Set([

@@ -11,7 +11,8 @@ export async function logEnded(ledger: Ledger, jobId: string, log: Log): Promise
       {
         job_id: jobId,
         key_id: job.keyId,
-        model: job.modelId,
+        // The log of a model's worker names it already.
+        ...('model' in log.bindings() ? {} : { model: job.modelId }),
         status: job.status,
         total: job.total,
         completed: job.completed,

@@ -52,5 +52,9 @@ export function mountDocsFiles(app: Express): void {
   app.get('/docs/assets/start.js', (_request, response) => {
     response.type('text/javascript').send(startScript);
   });
+  app.use('/docs/assets', (_request, response, next) => {
+    response.locals.route = '/docs/assets/*';
+    next();
+  });
   app.use('/docs/assets', express.static(swaggerUi, { index: false, maxAge: '1d', acceptRanges: false }));
 }

@@ -58,6 +58,10 @@ export function mountPlaygroundFiles(app: Express): void {
   for (const [path, files] of FOLDERS)
     app.use(
       `/playground/${path}`,
+      (_request, response, next) => {
+        response.locals.route = '/playground/*';
+        next();
+      },
       express.static(files, { index: false, maxAge: 0, acceptRanges: false, dotfiles: 'ignore' }),
     );
 }
