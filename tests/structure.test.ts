@@ -8,7 +8,7 @@ import { root } from './harness.js';
 
 /** The folders that look into inputs and outputs: tasks, their runners, and what clients see. */
 const TASK_FOLDERS =
-  /^(packages\/(tasks|contract|client|playground)\/|apps\/cli\/|apps\/worker\/src\/model\/tasks\/|apps\/gateway\/src\/api\/)/;
+  /^(packages\/(tasks|contract|client|tables|playground)\/|apps\/cli\/|apps\/worker\/src\/model\/tasks\/|apps\/gateway\/src\/api\/)/;
 
 const sources = spawnSync('git', ['ls-files', 'apps', 'packages'], { cwd: root, encoding: 'utf8' })
   .stdout.split('\n')
