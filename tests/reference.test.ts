@@ -8,7 +8,7 @@ import { post, Rig, root } from './harness.js';
 // recorded with the same models in float32.
 
 /** How many of the 1,000 recorded texts are compared. */
-const TEXTS = Number(process.env.REFERENCE_TEXTS || 200);
+const TEXTS = Number(process.env.REFERENCE_TEXTS || 100);
 /** Scores may differ by this much. */
 const MAX_SCORE_DIFFERENCE = 1e-4;
 const MIN_COSINE = 0.9999;

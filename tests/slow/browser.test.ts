@@ -8,17 +8,15 @@ import { AxeBuilder } from '@axe-core/playwright';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
 import type { Browser, BrowserContext, Page } from 'playwright-core';
 import { openBrowser } from '../browser.js';
-import { ClientRig, folder as clientsFolder, installPython } from '../clients/rig.js';
+import { ClientRig, folder as clientsFolder } from '../clients/rig.js';
 import { root, until } from '../harness.js';
 
 let rig: ClientRig;
 let browser: Browser;
-let python: string;
 /** Serves the example page from another origin. */
 let pages: Server;
 let pageUrl: string;
 beforeAll(async () => {
-  python = installPython(['requests']);
   pages = createServer((_request, response) =>
     response
       .writeHead(200, { 'Content-Type': 'text/html' })
@@ -91,7 +89,7 @@ describe('one input', () => {
     await expect(outcome().locator('dd.value').first().textContent()).resolves.toBe(
       `${(100 * best.score).toFixed(1)} %`,
     );
-    for (const language of ['curl', 'TypeScript', 'Python']) {
+    for (const language of ['curl', 'TypeScript']) {
       await page.getByLabel(language, { exact: true }).check();
       await page.getByRole('button', { name: 'Copy' }).click();
       await page.getByText('Copied').waitFor();
@@ -179,14 +177,12 @@ function printed(language: string, code: string): unknown {
   const [command, args] =
     language === 'curl'
       ? ['bash', ['-c', code]]
-      : language === 'Python'
-        ? [python, ['-c', code.replace('print(response.json())', 'print(response.text)')]]
-        : ['node', [join(root, 'node_modules/tsx/dist/cli.mjs'), copiedFile]];
+      : ['node', [join(root, 'node_modules/tsx/dist/cli.mjs'), copiedFile]];
   if (language === 'TypeScript') {
     mkdirSync(dirname(copiedFile), { recursive: true });
     writeFileSync(copiedFile, code.replace('console.log(output)', 'console.log(JSON.stringify(output))'));
   }
-  const { stdout, stderr, status } = spawnSync(String(command), args as string[], {
+  const { stdout, stderr, status } = spawnSync(String(command), args, {
     cwd: folder,
     env,
     encoding: 'utf8',

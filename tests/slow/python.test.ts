@@ -1,6 +1,7 @@
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { snippet } from '../../packages/playground/src/snippets.js';
 import {
   type Body,
   ClientRig,
@@ -167,4 +168,27 @@ test('examples/sentiment.py runs and prints its answers', async () => {
     expect.stringMatching(/^a \w+$/),
     expect.stringMatching(/^b \w+$/),
   ]);
+});
+
+describe('the Python of the playground', () => {
+  const model = 'minilm-l6-sst2';
+
+  test('gives the output for an input', async () => {
+    const inputs = 'It\'s "fine" \\ 不错 👍';
+    const parameters = { top_k: 1 };
+    const code = snippet('python', clients.url, { kind: 'one', model, inputs, parameters });
+    const output = await clients.run(python, [
+      '-c',
+      code.replace('print(response.json())', 'print(response.text)'),
+    ]);
+    expect(JSON.parse(output)).toEqual(await clients.outputsOf(model, inputs, parameters));
+  });
+
+  test('gives the results of a file', async () => {
+    writeFileSync(join(folder, 'texts.txt'), TEXTS.map((text) => `${text}\n`).join(''));
+    const code = snippet('python', clients.url, { kind: 'file', model, parameters: undefined });
+    const lines = (await clients.run(python, ['-c', code])).trim().split('\n');
+    const results = lines.filter((line) => line.startsWith('{')).map((line) => JSON.parse(line));
+    expect(results.map(({ text }) => text)).toEqual(TEXTS);
+  });
 });
