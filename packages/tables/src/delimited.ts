@@ -2,7 +2,7 @@ import type { JobResult } from '@sluice/client';
 import { CsvError, type Options, parse } from 'csv-parse/sync';
 import { stringify } from 'csv-stringify/sync';
 
-/** A csv or tsv file without the texts in it. */
+/** A csv or tsv file. */
 export interface Table {
   columns: string[];
   rows: string[][];
