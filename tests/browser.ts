@@ -5,7 +5,7 @@ import { type Browser, chromium } from 'playwright-core';
 /** The programs by which Chromium is called. */
 const PROGRAMS = ['chromium', 'chromium-browser', 'google-chrome'];
 
-/** Starts the Chromium of this machine. @throws Error with what to install if there is none */
+/** Starts the Chromium of this machine. @throws Error that says what to install if Chromium is missing */
 export async function openBrowser(): Promise<Browser> {
   const folders = (process.env.PATH ?? '').split(delimiter);
   const executablePath = PROGRAMS.flatMap((name) => folders.map((folder) => join(folder, name))).find(

@@ -42,7 +42,7 @@ export type Env = Record<string, string>;
 const unset = Object.fromEntries(Object.keys(settingsSchema.shape).map((name) => [name, '']));
 
 /** Ends what a killed test process leaves behind. */
-let watcher: ReturnType<typeof startWatcher> | undefined;
+const watcher = startWatcher(0);
 
 /** Polls until a condition holds. */
 export async function until(what: string, holds: () => boolean | Promise<boolean>, withinMs = 30_000) {
@@ -73,6 +73,7 @@ export class App {
       // A fresh environment, so that neither the caller's settings nor a .env file affect the test. Empty is unset.
       env: { ...unset, PATH: process.env.PATH, HOME: process.env.HOME, ...env },
     });
+    if (this.child.pid !== undefined) watcher.group(this.child.pid);
     this.#gone = once(this.child, 'exit');
     for (const stream of [this.child.stdout, this.child.stderr]) {
       stream?.setEncoding('utf8').on('data', (text: string) => {
@@ -112,6 +113,7 @@ export class App {
       await this.#gone;
     }
     killGroup(this.pid);
+    watcher.forget(this.pid);
   }
 }
 
@@ -156,9 +158,8 @@ export class Rig {
 
   /** @param quiet discards the output of the apps */
   static async start({ quiet = false } = {}): Promise<Rig> {
-    watcher ??= startWatcher(0);
     const folder = mkdtempSync(join(temporary, 'sluice-test-'));
-    const redis = await startRedis(join(folder, 'redis'), ({ pid }) => watcher?.server(pid));
+    const redis = await startRedis(join(folder, 'redis'), ({ pid }) => watcher.server(pid));
     return new Rig(folder, redis, quiet);
   }
 
@@ -196,7 +197,7 @@ export class Rig {
 
   /** Restarts Redis on the same port with the same data. */
   async restartRedis(): Promise<void> {
-    const onSpawn = ({ pid }: ChildProcess) => watcher?.server(pid);
+    const onSpawn = ({ pid }: ChildProcess) => watcher.server(pid);
     this.#redis = await startRedis(join(this.folder, 'redis'), onSpawn, this.#redis.port);
   }
 
@@ -226,7 +227,6 @@ export class Rig {
   spawn(main: string, env: Env = {}): App {
     const flags = NODE_FLAGS[main === gatewayMain ? 'gateway' : 'worker'];
     const app = new App(process.execPath, [...flags, main], { ...this.env, ...env }, this.#quiet);
-    watcher?.group(app.child.pid);
     this.#started.push(app);
     return app;
   }

@@ -2,7 +2,7 @@ import { problems } from '@sluice/contract';
 import { createRegistry, type Lane, type Ledger, type Log, type RedisClock } from '@sluice/shared';
 import { Counter, Gauge, Histogram } from 'prom-client';
 import type { Storage } from './admission/storage.js';
-import type { DoneRequest } from './http/requestLog.js';
+import { type DoneRequest, UNKNOWN_PATH } from './http/requestLog.js';
 import type { Catalog } from './models/catalog.js';
 
 /** Upper bounds in seconds: from the fastest answers to the longest deadline by default. */
@@ -161,7 +161,7 @@ export function createMetrics({ clock, catalog, ledger, storage, byKey, log }: S
     /** Records a request that is done. */
     request({ method, route, status, code, keyId, ms }: DoneRequest): void {
       const ofKey = byKey ? { key_id: keyId ?? '' } : {};
-      requests.observe({ method, route: route ?? '(no route)', status, ...ofKey }, ms / 1000);
+      requests.observe({ method, route: route ?? UNKNOWN_PATH, status, ...ofKey }, ms / 1000);
       if (code === undefined) return;
       errors.inc({ code });
       if (code === 'rate_limited') rateLimited.inc(ofKey);

@@ -13,7 +13,7 @@ const FAILED_AUTHENTICATION: ReadonlySet<string> = new Set([
 ]);
 
 /** The path of a request that matches no route; a caller may have put a key or a text into it. */
-const UNKNOWN_PATH = '(no route)';
+export const UNKNOWN_PATH = '(no route)';
 
 function levelOf(path: string, status: number): 'debug' | 'info' | 'warn' | 'error' {
   if (status >= 500) return status === 503 ? 'warn' : 'error';

@@ -92,14 +92,14 @@ function logProblems(log: Log): void {
   );
 }
 
-/** The context of a span, for a message; undefined if it is not traced. */
+/** The context of a span, in the form that a message carries; undefined if the span is not traced. */
 export function traceContextOf(span: Span): TraceContext | undefined {
   const carrier: Record<string, string> = {};
   propagation.inject(trace.setSpan(ROOT_CONTEXT, span), carrier);
   return traceContextSchema.safeParse(carrier).data;
 }
 
-/** The current trace, for a message; undefined if there is none. */
+/** The trace of the running code, in the form that a message carries; undefined outside a trace. */
 export function presentTrace(): TraceContext | undefined {
   const span = trace.getActiveSpan();
   return span && traceContextOf(span);
@@ -161,7 +161,7 @@ export function failSpan(span: Span, reason: string): void {
 export const epochMs = (performanceMs = performance.now()): number =>
   Date.now() - performance.now() + performanceMs;
 
-/** The current span; undefined if there is none. */
+/** The span of the running code; undefined outside a span. */
 export const presentSpan = (): Span | undefined => trace.getActiveSpan();
 
 export { type Span, SpanKind } from '@opentelemetry/api';
