@@ -9,10 +9,15 @@ const root = fileURLToPath(new URL('../', import.meta.url));
 /** Bundles by their entry files. The model process is where the bundle of the worker looks for it. */
 const BUNDLES = {
   'apps/gateway/dist/main.js': 'apps/gateway/bundle/main.js',
+  'apps/gateway/dist/gateway.js': 'apps/gateway/bundle/gateway.js',
   'apps/worker/dist/main.js': 'apps/worker/bundle/main.js',
+  'apps/worker/dist/worker.js': 'apps/worker/bundle/worker.js',
   'apps/worker/dist/model/process.js': 'apps/worker/bundle/model/process.js',
   'apps/cli/dist/main.js': 'apps/cli/bundle/main.js',
 };
+
+/** The entry files load the rest of the app themselves. */
+const APPS = ['./gateway.js', './worker.js'];
 
 /** Packages with native code or further files, what is loaded only on request, and what must be there only once. */
 const EXTERNAL = [
@@ -78,7 +83,7 @@ export async function bundle() {
       target: 'node20',
       // Some CommonJS builds find their parts in ways that cannot be followed.
       mainFields: ['module', 'main'],
-      external: EXTERNAL,
+      external: [...APPS, ...EXTERNAL],
       banner: { js: BANNER },
       plugins: [ownFiles(dirname(outfile))],
       logLevel: 'warning',

@@ -26,7 +26,8 @@ const FIRST_RETRY_MS = 500;
 const LAST_RETRY_MS = 30_000;
 /** An app that ran for this long did not fail at its start. */
 const STEADY_MS = 30_000;
-const DRAIN_SLACK_MS = 5_000;
+/** An app that has not exited this long after DRAIN_SECONDS is killed. */
+const DRAIN_SLACK_MS = 2_000;
 /** A guard that is older was left by a dead process. */
 const GUARD_MS = 5_000;
 
@@ -263,8 +264,8 @@ function fatal(message) {
   void stop(1);
 }
 
-/** The longest time that a drain may take. */
-const drainMs = () => Number(process.env.REQUEST_TIMEOUT_SECONDS || 5) * 1000 + DRAIN_SLACK_MS;
+/** The longest time that the drain of an app may take. */
+const drainMs = () => Number(process.env.DRAIN_SECONDS || 25) * 1000 + DRAIN_SLACK_MS;
 
 /** Drains and ends everything: the gateway first, because it needs the worker; Redis last. */
 async function stop(code) {

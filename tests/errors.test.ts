@@ -264,7 +264,7 @@ const rows: Row[] = [
   {
     name: 'a deadline that is too long',
     key: 'good',
-    body: '{"text": "fine", "timeout_seconds": 6}',
+    body: '{"text": "fine", "timeout_seconds": 60}',
     status: 422,
     code: 'validation_failed',
     pointers: ['/timeout_seconds'],

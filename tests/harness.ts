@@ -1,7 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -19,7 +19,7 @@ import {
   settingsSchema,
 } from '@sluice/shared';
 import type { Redis } from 'ioredis';
-import { startRedis, startWatcher, stopRedis } from '../scripts/redis.mjs';
+import { isRunning, startRedis, startWatcher, stopRedis } from '../scripts/redis.mjs';
 import { appFile, NODE_FLAGS } from '../scripts/setup.mjs';
 
 export const root = fileURLToPath(new URL('../', import.meta.url));
@@ -54,7 +54,7 @@ export async function until(what: string, holds: () => boolean | Promise<boolean
 }
 
 /** Whether a process is running, and not a zombie. */
-export { isRunning } from '../scripts/redis.mjs';
+export { isRunning };
 
 /** A process under test. */
 export class App {
@@ -127,10 +127,6 @@ export function killGroup(pid: number): void {
   }
 }
 
-interface Stoppable {
-  stop(): Promise<void>;
-}
-
 export interface Answer {
   status: number;
   headers: Headers;
@@ -142,7 +138,7 @@ export interface Answer {
 
 /** A Redis server, gateways and workers for one test suite. `close` ends them all. */
 export class Rig {
-  #started: Stoppable[] = [];
+  #started: App[] = [];
   #redis: Awaited<ReturnType<typeof startRedis>>;
   readonly folder: string;
   /** For direct access of the test to Redis. */
@@ -208,6 +204,8 @@ export class Rig {
       ADMIN_PORT: '0',
       WORKER_ADMIN_PORT: '0',
       DATA_DIR: this.folder,
+      // So long that no request misses its deadline because the machine is busy.
+      REQUEST_TIMEOUT_SECONDS: '20',
       // One model starts faster than all of models.json.
       MODEL: BUNDLED,
       LOG_LEVEL: 'debug',
@@ -259,9 +257,26 @@ export class Rig {
     return key;
   }
 
-  /** Ends the gateways and workers. */
+  /**
+   * Prepares the rig for the next test: kills the apps, deletes the files and the data but replies, and starts Redis if it is down.
+   * @param kept an app that lives on
+   */
+  async reset(kept: App): Promise<void> {
+    const others = this.#started.filter((app) => app !== kept);
+    this.#started = this.#started.filter((app) => app === kept);
+    await Promise.all(others.map((app) => app.stop('SIGKILL')));
+    if (!isRunning(this.redisPid)) await this.restartRedis();
+    // A gateway expects its stream of replies to exist.
+    const found = (await this.redis.keys('*')).filter((name) => !name.startsWith('{sluice}:replies:'));
+    if (found.length > 0) await this.redis.del(found);
+    for (const name of readdirSync(this.folder)) {
+      if (name !== 'redis') rmSync(join(this.folder, name), { recursive: true });
+    }
+  }
+
+  /** Kills the gateways and workers. */
   async stopApps(): Promise<void> {
-    for (const app of this.#started.splice(0).reverse()) await app.stop();
+    await Promise.all(this.#started.splice(0).map((app) => app.stop('SIGKILL')));
   }
 
   async close(): Promise<void> {

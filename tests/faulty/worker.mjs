@@ -3,4 +3,6 @@ import { runApp } from '@sluice/shared';
 import { startWorker } from '@sluice/worker';
 
 const entry = fileURLToPath(new URL('process.mjs', import.meta.url));
-await runApp('worker', (settings, log, signal) => startWorker(settings, log, signal, entry));
+await runApp('worker', (settings, log, signal, drainMs) =>
+  startWorker(settings, log, signal, drainMs, entry),
+);

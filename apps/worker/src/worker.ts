@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import {
+  type AdminPort,
   type App,
   connectRedis,
   type FailedModelReport,
@@ -13,6 +14,7 @@ import {
   RedisClock,
   reportsOf,
   requireServer,
+  runApp,
   type Settings,
   StartError,
   whenReady,
@@ -36,9 +38,14 @@ const RETRY_BROKEN_MS = 30_000;
 /** Entry file of the shipped model process. */
 export const modelProcessEntry = fileURLToPath(new URL('model/process.js', import.meta.url));
 
+/** Runs a worker as this process. */
+export const run = () => runApp('worker', startWorker);
+
 /**
  * Starts a worker: connects to Redis, loads the models one after the other and takes messages. A model that cannot be
  * loaded does not keep the others from being served.
+ * @param signal ends the start
+ * @param drainMs how long the messages that it has taken by then may take
  * @param entry entry file of the model processes; tests and benchmarks use others
  * @throws StartError when no model can be loaded, or Redis is unsupported; SettingsError
  */
@@ -46,6 +53,7 @@ export async function startWorker(
   settings: Settings,
   log: Log,
   signal: AbortSignal,
+  drainMs: number,
   entry: string = modelProcessEntry,
 ): Promise<App> {
   const specs = workerSpecs(settings);
@@ -60,6 +68,7 @@ export async function startWorker(
   /** Models whose processes have ended again and again. */
   const broken = new Set<string>();
   let isLoading = true;
+  let admin: AdminPort | undefined;
   let draining = false;
   let load: (spec: ModelSpec, reservedBytes: number) => Promise<ServedModel> = () =>
     Promise.reject(new Error('The worker has not started'));
@@ -89,7 +98,7 @@ export async function startWorker(
       log.fatal('No model left to serve; exiting');
       process.exit(1);
     }
-    model?.close(true).catch((err: unknown) => log.debug({ err }, 'Could not close a model'));
+    model?.close(0).catch((err: unknown) => log.debug({ err }, 'Could not close a model'));
     void retry(spec);
   }
 
@@ -153,16 +162,13 @@ export async function startWorker(
     isLoading = false;
     if (served.size === 0) throw new StartError('No model could be loaded');
   } catch (error) {
-    // Keep the last heartbeat until it expires: it has the error of each model.
+    // A heartbeat with the error of each model stays until it expires.
     heartbeats.pause();
-    await Promise.all([...served.values()].map((model) => model.close(true)));
-    clock.close();
-    redis.disconnect();
-    subscriber.disconnect();
+    await drain(signal.aborted ? drainMs : 0, signal.aborted);
     throw error;
   }
 
-  const admin = await startAdminServer(
+  admin = await startAdminServer(
     { host: settings.WORKER_ADMIN_HOST, port: settings.WORKER_ADMIN_PORT, metrics, log },
     () => {
       if (draining) return 'draining';
@@ -182,13 +188,13 @@ export async function startWorker(
     'Worker ready',
   );
 
-  async function drain(): Promise<void> {
+  async function drain(withinMs: number, removeHeartbeat = true): Promise<void> {
     draining = true;
     // Without Redis the heartbeat expires by itself.
-    await Promise.race([heartbeats.stop(), delay(AWAY_MS)]);
+    if (removeHeartbeat) await Promise.race([heartbeats.stop(), delay(AWAY_MS)]);
     const redisAway = redis.status !== 'ready' || clock.away;
-    await Promise.all([...served.values()].map((model) => model.close(redisAway)));
-    await admin.close();
+    await Promise.all([...served.values()].map((model) => model.close(redisAway ? undefined : withinMs)));
+    await admin?.close();
     clock.close();
     redis.disconnect();
     subscriber.disconnect();
@@ -196,10 +202,9 @@ export async function startWorker(
 
   let drained: Promise<void> | undefined;
   return {
-    longestRequestMs: Math.max(...specs.map(({ timeoutMs }) => timeoutMs)),
     facts: { workerId, adminPort: admin.port },
-    close: () => {
-      drained ??= drain();
+    close: (withinMs) => {
+      drained ??= drain(withinMs);
       return drained;
     },
   };

@@ -178,7 +178,6 @@ function createServe({
   usage,
   maxBodyBytes,
   errorFormat: commonFormat,
-  draining,
   log,
 }: AppOptions) {
   const readBody = createReadBody(maxBodyBytes);
@@ -217,7 +216,6 @@ function createServe({
       const caller = route.access === 'open' ? undefined : await authenticate(request, route.access);
       keyId = caller?.record.id;
       response.locals.keyId = keyId;
-      if (route.limited && draining()) throw new Problem('shutting_down');
       const refusal = route.limited ? overload(route, request) : undefined;
       if (refusal) throw refusal;
       slot = route.limited && caller ? await rateLimit.take(caller.record) : undefined;

@@ -1,12 +1,18 @@
 import type { RequestListener, ServerResponse } from 'node:http';
+import { Server as NetServer } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
 import { EXIT_CONFIG, type Log, listen, type Settings, StartError } from '@sluice/shared';
 import type { ErrorFormat } from './problem.js';
 import { createHttpServer, type TlsFiles } from './server.js';
 import { watchTls } from './tls.js';
 
-/** A drain may take this much longer than the longest request, in milliseconds. */
-const DRAIN_SLACK_MS = 1_000;
+/**
+ * During a drain, connections stay open for this long, in milliseconds, because a client may be sending a request on one. It gets its
+ * answer, with `Connection: close`. A connection that is closed while a request is on its way fails that request.
+ */
+const KEPT_MS = 1_000;
+/** At the end of a drain, the responses to requests that were given up have this long to be sent, in milliseconds. */
+const LAST_RESPONSES_MS = 200;
 /**
  * A connection without any traffic is closed this long after the longest request, in milliseconds. Uploads, streams of
  * events and pages of results have traffic more often.
@@ -16,13 +22,16 @@ const IDLE_SLACK_MS = 120_000;
 /** The gateway's public port. */
 export interface PublicPort {
   port: number;
-  /** Answers the requests in flight, takes no new ones, and closes the port. */
-  drain(): Promise<void>;
+  /**
+   * Accepts no more connections, and answers the requests of the open ones.
+   * @param withinMs after this long the rest is given up
+   * @param giveUp ends the requests that wait for a model
+   */
+  drain(withinMs: number, giveUp: () => void): Promise<void>;
 }
 
 /**
  * Opens the public port.
- * @param draining whether the gateway drains
  * @throws StartError when the port cannot be opened
  */
 export async function openPublicPort(
@@ -30,19 +39,14 @@ export async function openPublicPort(
   {
     settings,
     longestRequestMs,
-    longestInFlightMs,
     errorFormat,
     tls,
-    draining,
     log,
   }: {
     settings: Settings;
     longestRequestMs: number;
-    /** How long the requests in flight now may take at most. */
-    longestInFlightMs: () => number;
     errorFormat: ErrorFormat;
     tls: TlsFiles | undefined;
-    draining: () => boolean;
     log: Log;
   },
 ): Promise<PublicPort> {
@@ -53,8 +57,6 @@ export async function openPublicPort(
   server.on('request', (_request, response) => {
     unfinished.add(response);
     response.on('close', () => unfinished.delete(response));
-    // A drain does not wait for idle keep-alive connections.
-    response.on('finish', () => draining() && setImmediate(() => server.closeIdleConnections()));
   });
   const port = await listen(server, { host: settings.HOST, port: settings.PORT }).catch(
     (error: NodeJS.ErrnoException) => {
@@ -69,12 +71,24 @@ export async function openPublicPort(
   const stopWatching = watchTls(server, settings, log);
   return {
     port,
-    drain: async () => {
+    drain: async (withinMs, giveUp) => {
       // So that clients do not send another request on a connection that is about to be closed.
       for (const response of unfinished) if (!response.headersSent) response.setHeader('Connection', 'close');
-      const closed = new Promise((resolve) => server.close(resolve));
+      // The method of HTTP servers would also close idle connections.
+      const closed = new Promise((resolve) => NetServer.prototype.close.call(server, resolve));
+      const closedWithin = (ms: number) => Promise.race([closed, delay(ms, undefined, { ref: false })]);
+      const keptMs = Math.min(KEPT_MS, withinMs / 2);
+      await closedWithin(keptMs);
       server.closeIdleConnections();
-      await Promise.race([closed, delay(longestInFlightMs() + DRAIN_SLACK_MS, undefined, { ref: false })]);
+      await closedWithin(withinMs - keptMs - LAST_RESPONSES_MS);
+      if (unfinished.size > 0) {
+        log.warn(
+          { requests: unfinished.size },
+          'DRAIN_SECONDS have passed; giving up the requests in flight',
+        );
+        giveUp();
+        await closedWithin(LAST_RESPONSES_MS);
+      }
       server.closeAllConnections();
       stopWatching();
     },

@@ -155,9 +155,11 @@ export class Catalog {
       .length;
   }
 
-  /** Whether a request in the bulk lane is unanswered. */
-  get hasBulkRequests(): boolean {
-    return this.entries.some(({ lanes }) => lanes.bulk.dispatcher.unansweredRows > 0);
+  /** Answers all requests that wait for a model with 503, because this gateway is about to exit. */
+  failRequests(): void {
+    for (const { lanes } of this.entries) {
+      for (const { dispatcher } of Object.values(lanes)) dispatcher.failAll(new Problem('shutting_down'));
+    }
   }
 
   /** The bulk queue of another configuration of a model; its user closes it. */

@@ -112,15 +112,21 @@ export class Webhooks {
     }
   }
 
-  /** Takes no more deliveries, and finishes those it has if they end soon. Another gateway repeats the others. */
-  async close(): Promise<void> {
+  /**
+   * Takes no more deliveries, and finishes those it has if they end in time. Another gateway repeats the others.
+   * @param withinMs how long they may take, if that is less than {@link DRAIN_MS}
+   */
+  async close(withinMs: number): Promise<void> {
     const { blocking, clock, log } = this.#options;
     const { away } = clock;
     const closed = Promise.all([this.#worker.close(away), this.#queue.close()]).catch((err: unknown) =>
       log.debug({ err }, 'Could not close the queue of deliveries'),
     );
     // With Redis away BullMQ would wait for it.
-    await Promise.race([closed, delay(away ? AWAY_MS : DRAIN_MS, undefined, { ref: false })]);
+    await Promise.race([
+      closed,
+      delay(away ? AWAY_MS : Math.min(withinMs, DRAIN_MS), undefined, { ref: false }),
+    ]);
     blocking.disconnect();
   }
 

@@ -250,6 +250,8 @@ export class Pool {
         try {
           return await process.run(request, budgetMs, onStart);
         } catch (error) {
+          // The pool has killed it: no item is to blame.
+          if (this.#closing.signal.aborted) throw new RunError('not_started', 'The pool is closing');
           if (process.mode === 'killed' && timer) {
             this.#options.log.warn(
               { reason: process.endReason, model_process_pid: process.pid },

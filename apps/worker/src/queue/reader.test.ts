@@ -39,7 +39,7 @@ test('the reader takes messages while fewer rows than the maximum are held, what
   for (const each of finish) each();
   await until('the last message is taken', async () => finish.length === 4);
   finish[3]?.();
-  await reader.close(false);
+  await reader.close(60_000);
   expect(await queue.getJobCounts('wait', 'active', 'failed')).toEqual({ wait: 0, active: 0, failed: 0 });
   await queue.close();
 });
@@ -73,7 +73,7 @@ test('for each message the queue is asked once', async () => {
   // One more at the start, and one for each second of waiting.
   const polls = 1 + Math.ceil((performance.now() - startMs) / 1000);
   expect((await fetches()) - before).toBeLessThanOrEqual(20 + polls);
-  await reader.close(false);
+  await reader.close(60_000);
   await queue.close();
 });
 
@@ -82,7 +82,7 @@ test('a reader that is closed while Redis is down ends when Redis is back', asyn
   await until('it waits', async () => /cmd=bzpopmin/.test(String(await rig.redis.client('LIST'))));
   process.kill(rig.redisPid, 'SIGKILL');
   await until('the connection is broken', () => rig.redis.status !== 'ready');
-  const closed = reader.close(false);
+  const closed = reader.close(60_000);
   await rig.restartRedis();
   await closed;
 }, 20_000);

@@ -59,8 +59,8 @@ export class QueueReader {
   /** A separate connection, because waiting for a marker blocks it. */
   #blocking: Redis;
   #options: QueueReaderOptions;
-  /** Ids of held messages by the token of their lock. A message whose lock was lost may be held twice. */
-  #locks = new Map<string, string>();
+  /** Held messages by the token of their lock. A message whose lock was lost may be held twice. */
+  #held = new Map<string, Job<unknown, void>>();
   #works = new Set<Promise<void>>();
   #heldRows = 0;
   #renewals: NodeJS.Timeout;
@@ -91,20 +91,34 @@ export class QueueReader {
 
   /**
    * Takes no more messages, and finishes the held ones.
-   * @param force without finishing them
+   * @param withinMs after this long it returns the rest to the queue; undefined when Redis is away: it only takes no more
    */
-  async close(force: boolean): Promise<void> {
+  async close(withinMs: number | undefined): Promise<void> {
     this.#closing = true;
     this.#wake();
     // Ends the wait for a marker; a fetch under way still delivers its message.
     this.#stopWaiting();
     this.#blocking.disconnect();
-    if (!force) {
-      await this.#loop;
-      await Promise.all(this.#works);
+    if (withinMs !== undefined) {
+      const finished = this.#loop.then(() => Promise.all(this.#works));
+      await Promise.race([finished, delay(withinMs, undefined, { ref: false })]);
+      await this.#returnHeld();
     }
     await this.#worker.close(true);
     clearInterval(this.#renewals);
+  }
+
+  /** Returns the held messages to the queue, so that another worker takes them at once. A second run of an item is harmless. */
+  async #returnHeld(): Promise<void> {
+    const { queueName, log } = this.#options;
+    if (this.#held.size === 0) return;
+    log.info({ queue: queueName, messages: this.#held.size }, 'Returning unfinished messages to the queue');
+    await Promise.all(
+      Array.from(this.#held, ([token, message]) =>
+        // If this fails, the lock expires, and another worker takes the message then.
+        message.moveToWait(token).catch((err: unknown) => log.debug({ err }, 'Could not return a message')),
+      ),
+    );
   }
 
   async #run(): Promise<void> {
@@ -164,9 +178,9 @@ export class QueueReader {
   }
 
   #start(message: Job<unknown, void>, token: string): void {
-    this.#locks.set(token, message.id ?? '');
+    this.#held.set(token, message);
     const work = this.#work(message, token).finally(() => {
-      this.#locks.delete(token);
+      this.#held.delete(token);
       this.#works.delete(work);
     });
     this.#works.add(work);
@@ -252,10 +266,14 @@ export class QueueReader {
   async #renewLocks(): Promise<void> {
     const { redis, lockMs, log } = this.#options;
     // Without Redis the calls would pile up.
-    if (this.#locks.size === 0 || this.#renewing || redis.status !== 'ready') return;
+    if (this.#held.size === 0 || this.#renewing || redis.status !== 'ready') return;
     this.#renewing = true;
     await this.#worker
-      .extendJobLocks([...this.#locks.values()], [...this.#locks.keys()], lockMs)
+      .extendJobLocks(
+        [...this.#held.values()].map(({ id = '' }) => id),
+        [...this.#held.keys()],
+        lockMs,
+      )
       .catch((err: unknown) => log.debug({ err }, 'Could not renew locks'));
     this.#renewing = false;
   }

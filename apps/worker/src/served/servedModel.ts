@@ -86,9 +86,9 @@ export interface ServedModel {
   report(): ServedModelReport;
   /**
    * Takes no more messages, finishes those it has, and ends the model processes.
-   * @param abandon without finishing them, since nothing can be run, replied or stored
+   * @param withinMs messages that take longer return to the queue; undefined when Redis is away: they are abandoned
    */
-  close(abandon: boolean): Promise<void>;
+  close(withinMs: number | undefined): Promise<void>;
 }
 
 /**
@@ -188,11 +188,11 @@ export async function serveModel(
       runtime: facts.runtime,
       facts: facts.task,
     }),
-    close: async (abandon) => {
+    close: async (withinMs) => {
       stopSharing();
-      const closed = Promise.all(readers.map((reader) => reader.close(abandon)));
-      // With Redis away BullMQ would wait for it.
-      await (abandon ? Promise.race([closed, delay(AWAY_MS)]) : closed);
+      const closed = Promise.all(readers.map((reader) => reader.close(withinMs)));
+      // With Redis away BullMQ would wait for it, and Redis may go away now.
+      await Promise.race([closed, delay((withinMs ?? 0) + AWAY_MS, undefined, { ref: false })]);
       await pool.close();
       metrics.ready(undefined);
     },

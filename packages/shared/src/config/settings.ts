@@ -254,6 +254,11 @@ export const settingsSchema = z.object({
     unit: 'seconds',
     meaning: 'Deadline of a request with more than 128 rows',
   }),
+  DRAIN_SECONDS: variable(whole(1, 3_600).default(25), {
+    unit: 'seconds',
+    meaning:
+      'A process that gets SIGTERM exits within this time. It finishes what it has; then a gateway answers the rest with 503, and a worker returns the rest to the queue. Kill it later than this, such as by `terminationGracePeriodSeconds`',
+  }),
   RATE_LIMIT_REQUESTS: variable(whole(1).default(10), {
     unit: 'requests',
     meaning: 'Default rate limit: maximum number of requests of a key in any window',

@@ -9,17 +9,17 @@ import { startTracing } from '../telemetry/tracing.js';
  */
 const HEAP_GROWING_PERCENT = 20;
 
-/** A drain may take this much longer than the longest request. */
-const DRAIN_SLACK_MS = 3_000;
-/** An app that is stopped before it is ready has this long to release its resources. */
-const START_SLACK_MS = 2_000;
+/** The part of DRAIN_SECONDS in which an app releases its resources, after its work has ended. */
+const RELEASE_SHARE = 0.2;
+const MAX_RELEASE_MS = 2_000;
 
 /** A running app. */
 export interface App {
-  /** Finishes the work in flight and releases all resources. May be called twice. */
-  close(): Promise<void>;
-  /** The longest request, in milliseconds; a drain may take a little longer. */
-  longestRequestMs: number;
+  /**
+   * Finishes the work in flight and releases all resources. May be called twice.
+   * @param withinMs work that has not ended after this long is given up in a way that loses nothing
+   */
+  close(withinMs: number): Promise<void>;
   /** Sent to the parent process in the `ready` message. */
   facts: Readonly<Record<string, string | number>>;
 }
@@ -38,14 +38,15 @@ export class StartError extends Error {
 
 /**
  * Runs an app as this process. It reads the settings from the environment, drains at SIGTERM, SIGINT, SIGHUP or when its parent
- * process is gone, and exits with status 0 after a drain.
+ * process is gone, and exits with status 0 after a drain, within DRAIN_SECONDS.
  * @param name part of every log line
- * @param start starts the app; `signal` aborts when the app is stopped before it is ready
+ * @param start starts the app; `signal` aborts when the app is stopped before it is ready. It then has `drainMs` to finish what it
+ *   has begun, and rejects
  * @param env the environment to read the settings from
  */
 export async function runApp(
   name: string,
-  start: (settings: Settings, log: Log, signal: AbortSignal) => Promise<App>,
+  start: (settings: Settings, log: Log, signal: AbortSignal, drainMs: number) => Promise<App>,
   env: Readonly<Record<string, string | undefined>> = process.env,
 ): Promise<void> {
   setFlagsFromString(`--heap-growing-percent=${HEAP_GROWING_PERCENT}`);
@@ -59,6 +60,9 @@ export async function runApp(
   const stopping = new AbortController();
   let app: App | undefined;
   let endTracing = async () => {};
+  let limitMs = 0;
+  /** How long the work in flight may take during a drain. */
+  const workMs = () => limitMs - Math.min(RELEASE_SHARE * limitMs, MAX_RELEASE_MS);
 
   const stop = async (reason: string) => {
     if (stopping.signal.aborted) return;
@@ -66,12 +70,11 @@ export async function runApp(
     stopping.abort(new StartError(`Stopped by ${reason}`, 0));
     if (app === undefined) {
       // `start` sees the aborted signal, but it may be waiting for something that never happens.
-      setTimeout(() => process.exit(0), START_SLACK_MS);
+      setTimeout(() => process.exit(0), limitMs);
       return;
     }
-    const limitMs = app.longestRequestMs + DRAIN_SLACK_MS;
     const late = setTimeout(() => fail(new StartError('Drain timed out')), limitMs);
-    await app.close();
+    await app.close(workMs());
     clearTimeout(late);
     await endTracing();
     log.info('Drained');
@@ -87,8 +90,12 @@ export async function runApp(
     process.exit(1);
   };
 
-  for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const)
+  for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) {
+    const earlier = process.listeners(signal);
     process.on(signal, () => void stop(signal).catch((error: unknown) => fail(error)));
+    // Those of the entry file. Without any listener in between, Node would drop a signal that has arrived already.
+    for (const listener of earlier) process.off(signal, listener);
+  }
   process.on('disconnect', () => {
     void stop('parent process ended').catch((error: unknown) => fail(error));
   });
@@ -97,11 +104,12 @@ export async function runApp(
 
   try {
     const settings = readSettings(env);
+    limitMs = settings.DRAIN_SECONDS * 1000;
     log = createLog(name, settings);
     endTracing = await startTracing(name, env, log);
-    const started = await start(settings, log, stopping.signal);
+    const started = await start(settings, log, stopping.signal, workMs());
     if (stopping.signal.aborted) {
-      await started.close();
+      await started.close(workMs());
       process.exit(0);
     }
     app = started;
