@@ -13,6 +13,8 @@ const BUNDLES = {
   'apps/worker/dist/main.js': 'apps/worker/bundle/main.js',
   'apps/worker/dist/worker.js': 'apps/worker/bundle/worker.js',
   'apps/worker/dist/model/process.js': 'apps/worker/bundle/model/process.js',
+  // The model processes of tests and benchmarks are made of its parts.
+  'apps/worker/dist/model/index.js': 'apps/worker/bundle/model/index.js',
   'apps/cli/dist/main.js': 'apps/cli/bundle/main.js',
 };
 

@@ -2,7 +2,7 @@
 import { appendFileSync, existsSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { loadModel, serve } from '@sluice/worker/model';
+import { loadModel, serve } from '../../apps/worker/bundle/model/index.js';
 
 // Files in DATA_DIR make processes fail, since a model process inherits no variable for it.
 const at = (name) => join(process.env.DATA_DIR ?? '/nowhere', name);

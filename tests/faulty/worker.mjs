@@ -1,8 +1,5 @@
 import { fileURLToPath } from 'node:url';
-import { runApp } from '@sluice/shared';
-import { startWorker } from '@sluice/worker';
+// The bundle starts in less time than @sluice/worker.
+import { run } from '../../apps/worker/bundle/worker.js';
 
-const entry = fileURLToPath(new URL('process.mjs', import.meta.url));
-await runApp('worker', (settings, log, signal, drainMs) =>
-  startWorker(settings, log, signal, drainMs, entry),
-);
+await run(fileURLToPath(new URL('process.mjs', import.meta.url)));

@@ -38,8 +38,11 @@ const RETRY_BROKEN_MS = 30_000;
 /** Entry file of the shipped model process. */
 export const modelProcessEntry = fileURLToPath(new URL('model/process.js', import.meta.url));
 
-/** Runs a worker as this process. */
-export const run = () => runApp('worker', startWorker);
+/**
+ * Runs a worker as this process.
+ * @param entry entry file of the model processes; tests and benchmarks use others
+ */
+export const run = (entry?: string) => runApp('worker', (...start) => startWorker(...start, entry));
 
 /**
  * Starts a worker: connects to Redis, loads the models one after the other and takes messages. A model that cannot be
