@@ -50,9 +50,9 @@ export default {
       to: { path: '^apps/gateway/src/api/([^/]+)/', pathNot: '^apps/gateway/src/api/$1/' },
     },
     {
-      name: 'only-main-and-admin-know-the-families',
+      name: 'only-gateway-and-admin-know-the-families',
       severity: 'error',
-      from: { path: '^apps/gateway/src/', pathNot: '^apps/gateway/src/(api/|admin/|main\\.ts)' },
+      from: { path: '^apps/gateway/src/', pathNot: '^apps/gateway/src/(api/|admin/|gateway\\.ts)' },
       to: { path: '^apps/gateway/src/api/' },
     },
     ...oneWay('gateway', ['limits', 'dispatch', 'models', 'jobs', 'api', 'admin']),
