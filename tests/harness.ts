@@ -42,7 +42,7 @@ export type Env = Record<string, string>;
 const unset = Object.fromEntries(Object.keys(settingsSchema.shape).map((name) => [name, '']));
 
 /** Ends what a killed test process leaves behind. */
-const watcher = startWatcher(0);
+export const watcher = startWatcher(0);
 
 /** Polls until a condition holds. */
 export async function until(what: string, holds: () => boolean | Promise<boolean>, withinMs = 30_000) {

@@ -1,0 +1,203 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import { type App, isRunning } from '../harness.js';
+import type { Checker } from './checker.js';
+import { DRAIN_SECONDS, type Fleet, pause, type Slot } from './fleet.js';
+import type { Random } from './random.js';
+
+/** A fault that happened. */
+export interface FaultRecord {
+  kind: FaultKind;
+  startMs: number;
+  /** Undefined while it is in progress. */
+  endMs?: number;
+  /** The gateway that was paused; its clients wait meanwhile. */
+  paused?: Slot;
+  /** Whether connections break or data is lost on its way, so that the slot of a 503 may be lost. */
+  cuts: boolean;
+}
+
+/** A drain may exceed DRAIN_SECONDS by this much on a busy machine, in milliseconds. */
+const DRAIN_SLACK_MS = 3_000;
+const MAX_PAUSE_MS = 10_000;
+
+export const FAULT_KINDS = [
+  'kill gateway',
+  'kill worker',
+  'kill model process',
+  'pause gateway',
+  'pause worker',
+  'pause model process',
+  'drain gateway',
+  'drain worker',
+  'restart Redis',
+  'pause Redis',
+  'fail over',
+  'fill Redis',
+  'kill connections',
+  'add latency',
+  'reset connections',
+  'hang connections',
+] as const;
+export type FaultKind = (typeof FAULT_KINDS)[number];
+
+/** Faults of Redis and the network exclude each other. */
+const SHARED: readonly FaultKind[] = [
+  'restart Redis',
+  'pause Redis',
+  'fail over',
+  'fill Redis',
+  'hang connections',
+];
+
+/** Injects faults, one after the other or several at once, as a seed decides. */
+export class Faults {
+  readonly records: FaultRecord[] = [];
+  #fleet: Fleet;
+  #checker: Checker;
+  #random: Random;
+  #running = new Set<Promise<void>>();
+  #sharedBusy = false;
+
+  constructor(fleet: Fleet, checker: Checker, random: Random) {
+    this.#fleet = fleet;
+    this.#checker = checker;
+    this.#random = random;
+  }
+
+  /** Injects this many faults; resolves when all have ended. */
+  async inject(count: number): Promise<void> {
+    for (let i = 0; i < count; i++) {
+      const kind = this.#random.pick(FAULT_KINDS);
+      const running = this.#begin(kind).catch((error: unknown) =>
+        this.#checker.violate('not-recovered', `${kind}: ${error instanceof Error ? error.message : error}`),
+      );
+      this.#running.add(running);
+      void running.finally(() => this.#running.delete(running));
+      await delay(this.#random.int(100, 1_500));
+    }
+    await Promise.all(this.#running);
+  }
+
+  async #begin(kind: FaultKind): Promise<void> {
+    const random = this.#random;
+    // All decisions are made now, in the order of the seed.
+    const target = random.int(0, 1_000);
+    const ms = pauseMs(random);
+    if (SHARED.includes(kind)) {
+      while (this.#sharedBusy) await delay(20);
+      this.#sharedBusy = true;
+    }
+    const record: FaultRecord = {
+      kind,
+      startMs: performance.now(),
+      cuts: /kill gateway|Redis|fail over|connections|latency/.test(kind) && kind !== 'pause Redis',
+    };
+    this.records.push(record);
+    try {
+      await this.#run(kind, target, ms, record);
+    } finally {
+      record.endMs = performance.now();
+      if (SHARED.includes(kind)) this.#sharedBusy = false;
+    }
+  }
+
+  async #run(kind: FaultKind, target: number, ms: number, record: FaultRecord): Promise<void> {
+    const { proxy } = this.#fleet;
+    switch (kind) {
+      case 'kill gateway':
+      case 'kill worker':
+        return this.#withSlot(kind, target, async ({ app }) => {
+          app.child.kill('SIGKILL');
+          await app.exit();
+        });
+      case 'pause gateway':
+      case 'pause worker':
+        return this.#withSlot(kind, target, async (slot) => {
+          if (slot.kind === 'gateway') record.paused = slot;
+          await pause(slot.app.pid, ms);
+        });
+      case 'drain gateway':
+      case 'drain worker':
+        return this.#withSlot(kind, target, (slot) => this.#drain(slot));
+      case 'kill model process': {
+        const pid = this.#modelProcess(target);
+        if (pid !== undefined && isRunning(pid)) process.kill(pid, 'SIGKILL');
+        return;
+      }
+      case 'pause model process': {
+        const pid = this.#modelProcess(target);
+        if (pid !== undefined) await pause(pid, ms);
+        return;
+      }
+      case 'restart Redis':
+        return this.#fleet.restartRedis();
+      case 'pause Redis':
+        return pause(this.#fleet.redisPid, Math.min(ms, 4_000));
+      case 'fail over':
+        await this.#fleet.failOver();
+        return;
+      case 'fill Redis': {
+        const { redis } = this.#fleet;
+        await redis.config('SET', 'maxmemory', '1mb');
+        await delay(Math.min(ms, 3_000));
+        await redis.config('SET', 'maxmemory', '0');
+        return;
+      }
+      case 'kill connections':
+        await this.#fleet.redis.call('CLIENT', 'KILL', 'TYPE', 'normal', 'SKIPME', 'yes');
+        return;
+      case 'add latency':
+        proxy.latencyMs = 10 + (target % 190);
+        await delay(Math.min(ms, 3_000));
+        proxy.latencyMs = 0;
+        return;
+      case 'reset connections':
+        return proxy.reset();
+      case 'hang connections':
+        proxy.hang();
+        return delay(3_500);
+    }
+  }
+
+  /** Does something to a gateway or worker that is not in another fault; nothing if there is none. */
+  async #withSlot(kind: FaultKind, target: number, act: (slot: Slot) => Promise<void>): Promise<void> {
+    const all = kind.endsWith('gateway') ? this.#fleet.gateways : this.#fleet.workers;
+    const free = all.filter(({ busy }) => !busy);
+    const slot = free[target % free.length];
+    // One gateway and one worker always live.
+    if (slot === undefined || free.length < 2) return;
+    slot.busy = true;
+    try {
+      await act(slot);
+    } finally {
+      slot.busy = false;
+    }
+  }
+
+  async #drain(slot: Slot): Promise<void> {
+    const { app, name } = slot;
+    const startMs = performance.now();
+    app.child.kill('SIGTERM');
+    const status = await app.exit();
+    const ms = performance.now() - startMs;
+    if (status !== 0 || ms > 1_000 * DRAIN_SECONDS + DRAIN_SLACK_MS)
+      this.#checker.violate(
+        'unexpected-exit',
+        `${name} drained with ${status} in ${Math.round(ms)} ms: ${lastOutput(app)}`,
+      );
+  }
+
+  #modelProcess(target: number): number | undefined {
+    const free = this.#fleet.workers.filter(({ busy }) => !busy);
+    const pids = free.flatMap((worker) => this.#fleet.modelProcesses(worker));
+    return pids[target % pids.length];
+  }
+}
+
+const lastOutput = (app: App) => app.output.slice(-2_000);
+
+/** Short pauses are more frequent than long ones. */
+function pauseMs(random: Random): number {
+  const share = random.int(0, 1_000) / 1_000;
+  return Math.round(100 + share ** 2 * (MAX_PAUSE_MS - 100));
+}

@@ -1,0 +1,190 @@
+// The soak: seeded faults under mixed traffic, and a checker of the promises. `npm run soak -- --help` lists the options.
+import { setTimeout as delay } from 'node:timers/promises';
+import { parseArgs } from 'node:util';
+import { root } from '../harness.js';
+import { BUILDS, type Build, makeBuild } from './builds.js';
+import { Checker } from './checker.js';
+import { FAULT_KINDS, type FaultRecord, Faults } from './faults.js';
+import { Fleet, MODELS } from './fleet.js';
+import { Random } from './random.js';
+import { Traffic } from './traffic.js';
+
+const FAULTS_PER_SEED = 10;
+/** After the last fault of a seed the fleet must be ready again within this time. */
+const RECOVERY_MS = 30_000;
+/** No fault is in progress for this long at the end of a seed. */
+const QUIET_MS = 3_000;
+/** A process that exceeds these has a leak. */
+const MOST_FILES = 300;
+const MOST_MEGABYTES = 700;
+
+const USAGE = `npm run soak -- [options]
+
+  --minutes N   run for about N minutes (20)
+  --seconds N   the same in seconds
+  --seeds N     run N seeds
+  --seed N      the first seed (1)
+  --prove       run each build that is broken on purpose until the checker finds it, for at most 200 seeds
+  --build NAME  only this broken build
+`;
+
+const { values } = parseArgs({
+  options: {
+    minutes: { type: 'string' },
+    seconds: { type: 'string' },
+    seeds: { type: 'string' },
+    seed: { type: 'string' },
+    prove: { type: 'boolean', default: false },
+    build: { type: 'string' },
+    help: { type: 'boolean', default: false },
+  },
+});
+
+interface Plan {
+  root: string;
+  firstSeed: number;
+  seeds: number;
+  seconds: number;
+  /** Whether the first violation ends the run. */
+  stopAtViolation: boolean;
+}
+
+/** Names in Redis that may remain when no job exists. */
+const MAY_REMAIN =
+  /^\{sluice\}:(key:|keys$|usage(-report)?:|limit:|refund:|reads:|streams:|failed-auth:|replies:|worker:|workers$|tokenizer:|gateways?:|unanswered:|webhooks:|webhook-deliveries:|sweep$|probe$|counts$)|-(bulk|interactive):(meta|events|marker|stalled-check|id|stalled)$/;
+
+async function soak({ root: folder, firstSeed, seeds, seconds, stopAtViolation }: Plan) {
+  const startMs = performance.now();
+  const checker = new Checker();
+  const faults: FaultRecord[] = [];
+  const fleet = await Fleet.start(folder);
+  const traffic = new Traffic(fleet, checker);
+  fleet.onUnexpected = (what) => checker.violate('unexpected-exit', what);
+  let done = 0;
+  try {
+    await traffic.prepare();
+    while (done < seeds && performance.now() - startMs < 1_000 * seconds) {
+      checker.seed = firstSeed + done;
+      const random = new Random(checker.seed);
+      const own = new Faults(fleet, checker, random.fork());
+      traffic.start(random.fork(), () => own.records);
+      await own.inject(FAULTS_PER_SEED);
+      await fleet
+        .whenReady(RECOVERY_MS)
+        .catch((error: Error) => checker.violate('not-recovered', error.message));
+      // What the last fault has delayed.
+      await delay(1_500);
+      traffic.quiet = true;
+      await delay(QUIET_MS);
+      traffic.quiet = false;
+      await traffic.finish();
+      faults.push(...own.records);
+      await checkRest(fleet, checker);
+      done++;
+      if (stopAtViolation && checker.violations.length > 0) break;
+    }
+  } finally {
+    traffic.close();
+    await fleet.close();
+  }
+  return { checker, faults, seeds: done, seconds: (performance.now() - startMs) / 1_000 };
+}
+
+/** Checks Redis and the processes when there is nothing to do. */
+async function checkRest(fleet: Fleet, checker: Checker): Promise<void> {
+  const untilMs = performance.now() + 10_000;
+  let left: string[] = [];
+  do {
+    left = (await fleet.lasting()).filter((name) => !MAY_REMAIN.test(name));
+    if (left.length > 0) await delay(200);
+  } while (left.length > 0 && performance.now() < untilMs);
+  if (left.length > 0) checker.violate('left-in-redis', left.slice(0, 20).join(' '));
+  const orphans = fleet.orphans();
+  if (orphans.length > 0) checker.violate('left-processes', orphans.join(', '));
+  for (const slot of fleet.slots) {
+    const { files, megabytes } = fleet.size(slot);
+    const children = slot.kind === 'worker' ? fleet.modelProcesses(slot).length : 0;
+    const wanted = slot.kind === 'worker' ? Object.keys(MODELS).length : 0;
+    if (files > MOST_FILES || megabytes > MOST_MEGABYTES || children !== wanted)
+      checker.violate('leak', `${slot.name}: ${files} files, ${megabytes} MB, ${children} children`);
+  }
+}
+
+function median(values: readonly number[]): number {
+  return values.toSorted((one, other) => one - other)[Math.floor(values.length / 2)] ?? Number.NaN;
+}
+
+/** How long after the beginning of each fault an interactive request that was sent since then was answered. */
+function recoveries(checker: Checker, faults: readonly FaultRecord[]): Map<string, number[]> {
+  const sorted = checker.answered.toSorted((one, other) => one.endMs - other.endMs);
+  const found = new Map<string, number[]>();
+  for (const { kind, startMs } of faults) {
+    const next = sorted.find(({ sentMs }) => sentMs >= startMs);
+    if (next) found.set(kind, [...(found.get(kind) ?? []), next.endMs - startMs]);
+  }
+  return found;
+}
+
+function report({ checker, faults, seeds, seconds }: Awaited<ReturnType<typeof soak>>): void {
+  const { counts, violations } = checker;
+  const times = recoveries(checker, faults);
+  console.log(`\n${seeds} seeds in ${Math.round(seconds)} s; until the next answer after each fault:\n`);
+  console.log('| fault | count | median | longest |\n| --- | --- | --- | --- |');
+  for (const kind of FAULT_KINDS) {
+    const of = times.get(kind) ?? [];
+    const count = faults.filter((fault) => fault.kind === kind).length;
+    if (count > 0)
+      console.log(
+        `| ${kind} | ${count} | ${Math.round(median(of))} ms | ${Math.round(Math.max(...of))} ms |`,
+      );
+  }
+  console.log(`
+requests    ${counts.requests}: ${counts.answers} answered, ${counts.refused} refused, ${counts.timedOut} timed out, ${counts.failed} failed, ${counts.broken} connections broken
+jobs        ${counts.jobs}, results ${counts.results}, deliveries of webhooks ${counts.deliveries}
+faults      ${faults.length}
+violations  ${violations.length}`);
+}
+
+/** Runs broken builds until the checker finds them. Resolves to whether it found all. */
+async function prove(builds: readonly Build[], firstSeed: number): Promise<boolean> {
+  const lines: string[] = [];
+  let all = true;
+  for (const build of builds) {
+    console.log(`\n# ${build.name}: ${build.what}`);
+    const folder = makeBuild(build);
+    const plan = {
+      root: folder.path,
+      firstSeed,
+      seeds: 200,
+      seconds: Number.POSITIVE_INFINITY,
+      stopAtViolation: true,
+    };
+    const { checker, seeds } = await soak(plan).finally(() => folder.remove());
+    const names = [...new Set(checker.violations.map(({ name }) => name))];
+    const found = names.some((name) => build.violates.includes(name));
+    all &&= found;
+    lines.push(`| ${build.name} | ${found ? `found in seed ${seeds}` : 'NOT FOUND'} | ${names.join(', ')} |`);
+  }
+  console.log(`\n| broken build | | violations |\n| --- | --- | --- |\n${lines.join('\n')}`);
+  return all;
+}
+
+if (values.help) console.log(USAGE);
+else if (values.prove) {
+  const builds = BUILDS.filter(({ name }) => values.build === undefined || name === values.build);
+  if (builds.length === 0) throw new Error(`There is no build ${values.build}`);
+  process.exitCode = (await prove(builds, Number(values.seed ?? 1))) ? 0 : 1;
+} else {
+  const result = await soak({
+    root,
+    firstSeed: Number(values.seed ?? 1),
+    seeds: Number(values.seeds ?? Number.POSITIVE_INFINITY),
+    seconds:
+      values.seeds && !values.minutes && !values.seconds
+        ? Number.POSITIVE_INFINITY
+        : Number(values.seconds ?? 60 * Number(values.minutes ?? 20)),
+    stopAtViolation: false,
+  });
+  report(result);
+  process.exitCode = result.checker.violations.length === 0 ? 0 : 1;
+}
