@@ -64,10 +64,14 @@ export class Faults {
     this.#random = random;
   }
 
-  /** Injects this many faults; resolves when all have ended. */
-  async inject(count: number): Promise<void> {
-    for (let i = 0; i < count; i++) {
-      const kind = this.#random.pick(FAULT_KINDS);
+  /** Injects this many faults at random; resolves when all have ended. */
+  inject(count: number): Promise<void> {
+    return this.injectAll(Array.from({ length: count }, () => this.#random.pick(FAULT_KINDS)));
+  }
+
+  /** Injects faults of these kinds; resolves when all have ended. */
+  async injectAll(kinds: readonly FaultKind[]): Promise<void> {
+    for (const kind of kinds) {
       const running = this.#begin(kind).catch((error: unknown) =>
         this.#checker.violate('not-recovered', `${kind}: ${error instanceof Error ? error.message : error}`),
       );

