@@ -24,6 +24,7 @@ const USAGE = `npm run soak -- [options]
   --seconds N   the same in seconds
   --seeds N     run N seeds
   --seed N      the first seed (1)
+  --recovery    inject faults of each kind alone, to measure how soon requests are answered again
   --prove       run each build that is broken on purpose until the checker finds it, for at most 200 seeds
   --build NAME  only this broken build
 `;
@@ -34,6 +35,7 @@ const { values } = parseArgs({
     seconds: { type: 'string' },
     seeds: { type: 'string' },
     seed: { type: 'string' },
+    recovery: { type: 'boolean', default: false },
     prove: { type: 'boolean', default: false },
     build: { type: 'string' },
     help: { type: 'boolean', default: false },
@@ -47,13 +49,15 @@ interface Plan {
   seconds: number;
   /** Whether the first violation ends the run. */
   stopAtViolation: boolean;
+  /** Whether each fault is injected alone. */
+  alone: boolean;
 }
 
 /** Names in Redis that may remain when no job exists. */
 const MAY_REMAIN =
   /^\{sluice\}:(key:|keys$|usage(-report)?:|limit:|refund:|reads:|streams:|failed-auth:|replies:|worker:|workers$|tokenizer:|gateways?:|unanswered:|webhooks:|webhook-deliveries:|sweep$|probe$|counts$)|-(bulk|interactive):(meta|events|marker|stalled-check|id|stalled)$/;
 
-async function soak({ root: folder, firstSeed, seeds, seconds, stopAtViolation }: Plan) {
+async function soak({ root: folder, firstSeed, seeds, seconds, stopAtViolation, alone }: Plan) {
   const startMs = performance.now();
   const checker = new Checker();
   const faults: FaultRecord[] = [];
@@ -68,10 +72,12 @@ async function soak({ root: folder, firstSeed, seeds, seconds, stopAtViolation }
       const random = new Random(checker.seed);
       const own = new Faults(fleet, checker, random.fork());
       traffic.start(random.fork(), () => own.records);
-      await own.inject(FAULTS_PER_SEED);
-      await fleet
-        .whenReady(RECOVERY_MS)
-        .catch((error: Error) => checker.violate('not-recovered', error.message));
+      if (!alone) await own.inject(FAULTS_PER_SEED);
+      for (const kind of alone ? FAULT_KINDS : []) {
+        await own.injectAll([kind]);
+        await recovered(fleet, checker);
+      }
+      await recovered(fleet, checker);
       // What the last fault has delayed.
       await delay(1_500);
       traffic.quiet = true;
@@ -88,6 +94,11 @@ async function soak({ root: folder, firstSeed, seeds, seconds, stopAtViolation }
     await fleet.close();
   }
   return { checker, faults, seeds: done, seconds: (performance.now() - startMs) / 1_000 };
+}
+
+/** Waits until everything is ready again. */
+async function recovered(fleet: Fleet, checker: Checker): Promise<void> {
+  await fleet.whenReady(RECOVERY_MS).catch((error: Error) => checker.violate('not-recovered', error.message));
 }
 
 /** Checks Redis and the processes when there is nothing to do. */
@@ -158,6 +169,7 @@ async function prove(builds: readonly Build[], firstSeed: number): Promise<boole
       seeds: 200,
       seconds: Number.POSITIVE_INFINITY,
       stopAtViolation: true,
+      alone: false,
     };
     const { checker, seeds } = await soak(plan).finally(() => folder.remove());
     const names = [...new Set(checker.violations.map(({ name }) => name))];
@@ -184,6 +196,7 @@ else if (values.prove) {
         ? Number.POSITIVE_INFINITY
         : Number(values.seconds ?? 60 * Number(values.minutes ?? 20)),
     stopAtViolation: false,
+    alone: values.recovery,
   });
   report(result);
   process.exitCode = result.checker.violations.length === 0 ? 0 : 1;
