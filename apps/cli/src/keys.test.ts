@@ -154,6 +154,74 @@ test('of the development keys of a folder only the one in use is live; an earlie
   expect(await use('second-development-key')).toMatch(/SLUICE_DEV_KEY: this key was revoked/);
 });
 
+test('exported keys work after an import into an empty Redis, and a second import changes nothing', async () => {
+  const create = async (...args: string[]) =>
+    JSON.parse((await sluice(['keys', 'create', '--json', ...args])).out) as { key: string; key_id: string };
+  const [plain, rotated, revoked] = await Promise.all([
+    create('--name', 'plain', '--limit', '7', '--window', '30', '--unit', 'texts', '--expires', '90d'),
+    create('--name', 'rotated'),
+    create('--name', 'revoked', '--scope', 'batch'),
+  ]);
+  const { key: renewed } = JSON.parse(
+    (await sluice(['keys', 'rotate', rotated.key_id, '--grace', '1h', '--json'])).out,
+  );
+  await sluice(['keys', 'revoke', revoked.key_id]);
+  const { webhook_secret: secret } = JSON.parse(
+    (await sluice(['keys', 'webhook-secret', plain.key_id, '--json'])).out,
+  );
+  const file = join(rig.folder, 'backup.json');
+  const exported = await sluice(['keys', 'export', '--output', file]);
+  expect(exported.err).toMatch(
+    new RegExp(`^sluice: the secrets that sign webhooks are not in the backup.*${plain.key_id}\n$`),
+  );
+  const text = readFileSync(file, 'utf8');
+  for (const part of [plain.key, renewed, secret].map((key: string) => key.slice(-20)))
+    expect(text).not.toContain(part);
+  expect(statSync(file).mode & 0o777).toBe(0o600);
+  expect((await sluice(['keys', 'export', '--output', file])).code).toBe(2);
+  const before = JSON.parse((await sluice(['keys', 'list', '--json'])).out);
+
+  await rig.redis.flushall();
+  expect(JSON.parse((await sluice(['keys', 'import', file, '--json'])).out).imported).toHaveLength(
+    before.length,
+  );
+  const after = JSON.parse((await sluice(['keys', 'list', '--json'])).out);
+  expect(after).toEqual(before.map((key: object) => ({ ...key, last_used_at: null })));
+  const keyring = new Keyring(rig.redis);
+  for (const key of [plain.key, rotated.key, renewed])
+    expect(await keyring.find(key, Date.now())).toBeDefined();
+  expect((await keyring.find(plain.key, Date.now()))?.webhookSecret).toBeUndefined();
+
+  const again = JSON.parse((await sluice(['keys', 'import', file, '--json'])).out);
+  expect([again.imported, again.unchanged.length]).toEqual([[], before.length]);
+  // A key that was revoked since the export stays revoked.
+  await sluice(['keys', 'revoke', plain.key_id]);
+  const late = await sluice(['keys', 'import', file]);
+  expect([late.code, late.err]).toEqual([
+    1,
+    `sluice: These keys exist with other values, and stay as they are: ${plain.key_id}\n`,
+  ]);
+  expect((await keyring.read(plain.key_id))?.revokedAtMs).toBeDefined();
+});
+
+test.each([
+  ['not JSON', 'nothing', /is not JSON/],
+  ['another file', '{"keys": []}', /is not a backup of keys/],
+  [
+    'a key with a secret instead of a hash',
+    '{"format": "sluice-keys", "version": 1, "keys": [{"id": "0123456789ab", "hash": "secret"}]}',
+    /keys\[0\]\.hash/,
+  ],
+])('%s is not imported', async (_what, content, message) => {
+  const file = join(rig.folder, 'wrong.json');
+  writeFileSync(file, content);
+  const before = await rig.redis.dbsize();
+  const { code, err } = await sluice(['keys', 'import', file]);
+  expect(code).toBe(2);
+  expect(err).toMatch(message);
+  expect(await rig.redis.dbsize()).toBe(before);
+});
+
 test('a key file that other users can read is refused with the command to protect it', async () => {
   const file = join(rig.folder, 'open.key');
   const ensure = ['keys', 'ensure', '--name', 'open', '--key-file', file];

@@ -40,6 +40,7 @@ import { type Command, InvalidArgumentError } from 'commander';
 import type { Redis } from 'ioredis';
 import { CliError, UsageError } from './cliError.js';
 import { parseDuration } from './duration.js';
+import { addKeyBackupCommands } from './keyBackup.js';
 import { readKeyFile, readText, replaceKeyFile, writeKeyFile } from './keyFile.js';
 import { table } from './table.js';
 import { commandName, print, redisUrl } from './terminal.js';
@@ -83,7 +84,12 @@ function addKeyOptions(command: Command): Command {
     );
 }
 
-/** Adds `keys create|list|update|revoke|rotate|usage|ensure`. */
+/** Calls an action with the keys in Redis, its time in milliseconds and a connection, and closes that. */
+export type WithKeyring = (
+  action: (keyring: Keyring, nowMs: number, redis: Redis) => Promise<void>,
+) => Promise<void>;
+
+/** Adds `keys create|list|update|revoke|rotate|usage|ensure|export|import`. */
 export function addKeysCommands(program: Command): void {
   const keys = program.command('keys').description('manage API keys');
 
@@ -229,6 +235,8 @@ export function addKeysCommands(program: Command): void {
       }),
     );
 
+  addKeyBackupCommands(keys, withKeyring, (redis, id) => recordChange(redis, 'Key imported', id));
+
   keys
     .command('development', { hidden: true })
     .description('register the development key of this folder, for npm start')
@@ -360,9 +368,7 @@ function found<T>(id: string, value: T | undefined): T {
   return value;
 }
 
-async function withKeyring(
-  action: (keyring: Keyring, nowMs: number, redis: Redis) => Promise<void>,
-): Promise<void> {
+const withKeyring: WithKeyring = async (action) => {
   const url = await redisUrl();
   const redis: Redis = connectRedis(
     url,
@@ -395,7 +401,7 @@ async function withKeyring(
   } finally {
     redis.disconnect();
   }
-}
+};
 
 function keyTable(records: readonly KeyBody[]): string {
   return table(

@@ -110,7 +110,7 @@ async function startGateway(settings: Settings, log: Log): Promise<App> {
   const keyring = new Keyring(redis);
   const webhooks = new Webhooks({
     redis,
-    blocking: connectRedis(settings.REDIS_URL, 'worker', log),
+    blocking: connectRedis(settings.REDIS_URL, 'consumer', log),
     keyring,
     clock,
     pausesMs: settings.WEBHOOK_RETRY_SECONDS.map((seconds) => seconds * 1000),

@@ -12,6 +12,7 @@ export * from './jobs/logEnded.js';
 export * from './jobs/records.js';
 export * from './jobs/stage.js';
 export * from './json.js';
+export * from './keys/keyBackup.js';
 export * from './keys/keyChanges.js';
 export * from './keys/keyring.js';
 export * from './keys/usage.js';

@@ -6,6 +6,7 @@ import { names } from '../redis/names.js';
 /** The log line of a change of a key. */
 export const keyEventSchema = z.enum([
   'Key created',
+  'Key imported',
   'Key changed',
   'Key revoked',
   'Key rotated',

@@ -40,8 +40,10 @@ const roles = {
   },
   /** A subscription, renewed at each reconnect. */
   subscriber: { maxRetriesPerRequest: null, commandTimeout: 5_000 },
-  /** Work continues when Redis is back: wait for it without a limit. BullMQ's blocking reads last up to 10 s. */
-  worker: { maxRetriesPerRequest: null, socketTimeout: 15_000 },
+  /** Work continues when Redis is back: wait for it without a limit. Blocking reads last one second. */
+  worker: { maxRetriesPerRequest: null, socketTimeout: 3_000 },
+  /** The same for BullMQ's own loop, whose blocking reads last up to 10 s. */
+  consumer: { maxRetriesPerRequest: null, socketTimeout: 15_000 },
   /** A command line: report soon that Redis is away. */
   command: { maxRetriesPerRequest: 1, commandTimeout: 5_000, connectTimeout: 3_000 },
 } as const satisfies Record<string, RedisOptions>;

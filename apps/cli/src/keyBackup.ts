@@ -1,0 +1,81 @@
+import { readFile, writeFile } from 'node:fs/promises';
+import { text } from 'node:stream/consumers';
+import { exportKeys, importKeys, keyBackupSchema } from '@sluice/shared';
+import type { Command } from 'commander';
+import { z } from 'zod';
+import { CliError, UsageError } from './cliError.js';
+import type { WithKeyring } from './keys.js';
+import { print } from './terminal.js';
+
+/** Adds `keys export|import`. */
+export function addKeyBackupCommands(
+  keys: Command,
+  withKeyring: WithKeyring,
+  recordImport: RecordImport,
+): void {
+  keys
+    .command('export')
+    .description('print all keys as JSON, with the hashes of their secrets, for a backup')
+    .option('-o, --output <file>', 'write them to this new file, readable only by its owner')
+    .action(({ output }: { output?: string }) =>
+      withKeyring(async (keyring) => {
+        const { backup, withSigningSecret, unreadable } = await exportKeys(keyring);
+        const json = `${JSON.stringify(backup, null, 2)}\n`;
+        if (output === undefined) process.stdout.write(json);
+        else
+          await writeFile(output, json, { mode: 0o600, flag: 'wx' }).catch((error: Error) => {
+            throw new UsageError(`--output: ${error.message}`);
+          });
+        for (const id of unreadable)
+          process.stderr.write(`sluice: skipped the malformed record of key ${id}\n`);
+        if (withSigningSecret.length > 0)
+          process.stderr.write(
+            `sluice: the secrets that sign webhooks are not in the backup. After an import, create new ones with keys webhook-secret for: ${withSigningSecret.join(', ')}\n`,
+          );
+        if (output !== undefined)
+          print(keys, { keys: backup.keys.length }, () => `${backup.keys.length} keys`);
+      }),
+    );
+
+  keys
+    .command('import')
+    .description('restore the keys of a backup; keys that exist stay as they are')
+    .argument('<file>', 'what `keys export` has written, or - for standard input')
+    .action(async (file: string) => {
+      const backup = await readBackup(file);
+      await withKeyring(async (keyring, _nowMs, redis) => {
+        const { imported, unchanged, different } = await importKeys(redis, keyring, backup);
+        for (const id of imported) await recordImport(redis, id);
+        print(
+          keys,
+          { imported, unchanged, different },
+          () => `${imported.length} keys imported, ${unchanged.length} existed already`,
+        );
+        if (different.length > 0)
+          throw new CliError(
+            `These keys exist with other values, and stay as they are: ${different.join(', ')}`,
+          );
+      });
+    });
+}
+
+type RecordImport = (redis: Parameters<Parameters<WithKeyring>[0]>[2], keyId: string) => Promise<void>;
+
+/** @throws UsageError if the file is not a backup */
+async function readBackup(file: string) {
+  const content = await (file === '-' ? text(process.stdin) : readFile(file, 'utf8')).catch(
+    (error: Error) => {
+      throw new UsageError(error.message);
+    },
+  );
+  let json: unknown;
+  try {
+    json = JSON.parse(content);
+  } catch {
+    throw new UsageError(`${file} is not JSON`);
+  }
+  const parsed = keyBackupSchema.safeParse(json);
+  if (!parsed.success)
+    throw new UsageError(`${file} is not a backup of keys: ${z.prettifyError(parsed.error)}`);
+  return parsed.data;
+}
