@@ -10,17 +10,10 @@ import {
 } from '@sluice/shared';
 import type { Redis } from 'ioredis';
 import { fromRedis, Problem } from '../http/problem.js';
+import { predictedWaitMs, refusalOf, type WorkAhead } from './prediction.js';
 
+/** How often gateways tell each other how many rows are unanswered, in milliseconds. */
 const SHARE_EVERY_MS = 250;
-/**
- * An item is admitted if its answer is expected within this fraction of its timeout. The rest is a reserve for what the
- * prediction does not see: micro-batches of the bulk lane take turns, and the rate is an average of the last seconds.
- */
-const USABLE = 0.8;
-/** Time to the worker and back under load, in milliseconds; at most a quarter of the timeout. */
-const TRANSIT_MS = 100;
-/** Items of a gateway below its fair share are admitted up to this fraction, while other gateways use the rest. */
-const USABLE_FOR_FAIR_SHARE = 0.95;
 
 interface AdmissionOptions {
   redis: Redis;
@@ -101,19 +94,17 @@ export class Admission {
    * worker serves the model.
    */
   refusal(rows: number, timeoutMs: number): Problem | undefined {
-    const rowsPerSecond = this.#rowsPerSecond;
-    if (rowsPerSecond === 0) return undefined;
-    const ownRows = this.#options.unansweredRows() + rows;
-    const waitMs = (count: number) => (1000 * count) / rowsPerSecond;
-    const totalMs = this.predictedWaitMs(rows) ?? 0;
-    const transitMs = Math.min(TRANSIT_MS, timeoutMs / 4);
-    const usableMs = USABLE * timeoutMs - transitMs;
-    if (totalMs <= usableMs) return undefined;
-    if (rows > 1 && waitMs(rows) > usableMs) return tooMuchWork(waitMs(rows), timeoutMs);
-    const exceedsFairShare = waitMs(ownRows) > usableMs / (1 + this.#others.gateways);
-    if (!exceedsFairShare && totalMs <= USABLE_FOR_FAIR_SHARE * timeoutMs - transitMs) return undefined;
-    const retryAfterSeconds = Math.ceil((totalMs - usableMs) / 1000);
-    return new Problem('overloaded', { headers: { 'Retry-After': String(retryAfterSeconds) } });
+    const refusal = refusalOf(this.#ahead, rows, timeoutMs);
+    switch (refusal?.kind) {
+      case undefined:
+        return undefined;
+      case 'too_much_work':
+        return tooMuchWork(refusal.workMs, timeoutMs);
+      case 'overloaded':
+        return new Problem('overloaded', {
+          headers: { 'Retry-After': String(Math.ceil(refusal.retryAfterMs / 1000)) },
+        });
+    }
   }
 
   /**
@@ -121,15 +112,17 @@ export class Admission {
    * @param rows of the request
    */
   predictedWaitMs(rows: number): number | undefined {
-    const rowsPerSecond = this.#rowsPerSecond;
-    return rowsPerSecond === 0
-      ? undefined
-      : (1000 * (this.#rowsBefore + this.unansweredRows + rows)) / rowsPerSecond;
+    return predictedWaitMs(this.#ahead, rows);
   }
 
-  /** Rows that all live workers together answer in a second. */
-  get #rowsPerSecond(): number {
-    return this.#options.reports().reduce((sum, report) => sum + report.rowsPerSecond, 0);
+  get #ahead(): WorkAhead {
+    return {
+      rowsPerSecond: this.#options.reports().reduce((sum, report) => sum + report.rowsPerSecond, 0),
+      ownRows: this.#options.unansweredRows(),
+      otherRows: this.#others.rows,
+      otherGateways: this.#others.gateways,
+      rowsBefore: this.#rowsBefore,
+    };
   }
 
   /** Unanswered rows of this gateway and the others. */
