@@ -23,8 +23,8 @@ export interface Target {
 /** A rate limit that counts every request and refuses none. */
 export const MANY = 1_000_000_000;
 
-/** Settings of the log as `npm start` has them when its output is not a terminal: level `info`, JSON. */
-export const AS_SHIPPED = { LOG_LEVEL: 'info', LOG_FORMAT: '' };
+/** Settings as `npm start` has them when its output is not a terminal: the log in JSON at level `info`, the default deadline. */
+export const AS_SHIPPED = { LOG_LEVEL: 'info', LOG_FORMAT: '', REQUEST_TIMEOUT_SECONDS: '' };
 
 /** Sluice with one gateway, one worker with one model process per core, and its own Redis. */
 export const sluice: Target = {

@@ -1,4 +1,4 @@
-// `npm run bench`: installs what is missing, and runs bench/main.ts with the arguments.
+// `npm run bench`: installs what is missing, and runs bench/main.ts with the arguments. `npm run simulate` runs bench/simulate/main.ts.
 // Node built-ins only: this runs before anything is installed.
 import { spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
@@ -22,7 +22,10 @@ try {
   await prepare();
   ensureRedisServer();
   ensureWrk();
-  run(process.execPath, ['--import', 'tsx', 'bench/main.ts', ...process.argv.slice(2)]);
+  const [, , first, ...others] = process.argv;
+  const [program, args] =
+    first === 'simulate' ? ['bench/simulate/main.ts', others] : ['bench/main.ts', process.argv.slice(2)];
+  run(process.execPath, ['--import', 'tsx', program, ...args]);
 } catch (error) {
   if (!(error instanceof SetupError)) throw error;
   console.error(`✗ ${error.message}`);

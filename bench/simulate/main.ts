@@ -1,0 +1,204 @@
+// Simulates many gateways and workers: `npm run simulate -- --help` lists the options.
+import { readFileSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
+import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
+import { load } from '../load.js';
+import { measured } from '../processorTime.js';
+import { sluice } from '../targets.js';
+import { Clock } from './clock.js';
+import { type Costs, type Ended, SimulatedSluice, type Size } from './sluice.js';
+
+const USAGE = `npm run simulate -- [options]
+
+  --workers N    workers (200), each on a machine of its own
+  --rate N       requests per second (50000)
+  --gateways N   gateways, each with a core (as many as the rate needs)
+  --redis N      installations, each with its own Redis and a share of everything (1)
+  --processes N  model processes and cores of a worker (2)
+  --seconds N    seconds of virtual time (20)
+  --kill SHARE   share of the workers that die in the middle (0.5)
+  --check        compare with real runs on this machine instead
+`;
+
+/** Measured on the machine of docs/performance.md: 2 cores of an AMD EPYC without VNNI, Node 24, the bundled classifier. */
+const COSTS: Costs = {
+  gatewayMs: 0.943,
+  workerMs: 0.498,
+  redisMs: 0.245,
+  clientMs: 0.1,
+  msPerRun: 2.3,
+  msPerToken: 0.19,
+};
+/** The simulation may differ from a real run by this much. */
+const TOLERANCE = 0.15;
+
+const { values } = parseArgs({
+  options: {
+    workers: { type: 'string', default: '200' },
+    rate: { type: 'string', default: '50000' },
+    gateways: { type: 'string' },
+    redis: { type: 'string', default: '1' },
+    processes: { type: 'string', default: '2' },
+    seconds: { type: 'string', default: '20' },
+    kill: { type: 'string', default: '0.5' },
+    check: { type: 'boolean', default: false },
+    help: { type: 'boolean', default: false },
+  },
+});
+
+const sentences = fileURLToPath(new URL('../sentences.txt', import.meta.url));
+const say = (line: string) => process.stdout.write(`${line}\n`);
+
+/** Lengths of the sentences in tokens, as BERT's tokenizer divides them: about 1.25 for each word or sign, and two more. */
+const lengths = readFileSync(sentences, 'utf8')
+  .trim()
+  .split('\n')
+  .map((text) => Math.round(2 + 1.1 * (text.match(/\w+|[^\s\w]/g)?.length ?? 0)));
+const tokensOf = (n: number) => lengths[n % lengths.length] ?? 20;
+
+const quantile = (sorted: readonly number[], share: number) =>
+  sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))] ?? Number.NaN;
+
+/** One line of the table: what ended in a part of the time. */
+function summary(ended: readonly Ended[], seconds: number) {
+  const of = (status: number) => ended.filter((one) => one.status === status);
+  const latencies = of(200)
+    .map(({ sentMs, endMs }) => endMs - sentMs)
+    .toSorted((one, other) => one - other);
+  return {
+    answered: of(200).length / seconds,
+    refused: of(503).length / seconds,
+    timedOut: of(408).length / seconds,
+    p50: quantile(latencies, 0.5),
+    p99: quantile(latencies, 0.99),
+  };
+}
+
+/** Requests that arrive at random, at a constant mean rate. */
+function arrivals(clock: Clock, rate: number, send: (n: number) => void): void {
+  let n = 0;
+  const next = () => {
+    send(n++);
+    clock.after((-1000 * Math.log(1 - Math.random())) / rate, next);
+  };
+  next();
+}
+
+function simulate(): void {
+  const installations = Number(values.redis);
+  const rate = Number(values.rate) / installations;
+  const workers = Math.round(Number(values.workers) / installations);
+  const seconds = Number(values.seconds);
+  const gateways = Math.ceil(
+    values.gateways ? Number(values.gateways) / installations : (rate * COSTS.gatewayMs) / 1000 / 0.7,
+  );
+  const processes = Number(values.processes);
+  const size: Size = { gateways, workers, processes, cores: processes, oneMachine: false };
+  const clock = new Clock();
+  const simulated = new SimulatedSluice(clock, COSTS, size);
+  arrivals(clock, rate, (n) => simulated.send(tokensOf(n)));
+  const killMs = (1000 * seconds) / 2;
+  clock.after(killMs, () => {
+    const dying = Math.round(Number(values.kill) * workers);
+    for (const worker of simulated.workers.slice(0, dying)) worker.kill();
+  });
+  say(
+    `${installations} × (${gateways} gateways, 1 Redis, ${workers} workers with ${processes} model processes), ` +
+      `${values.rate} requests/s; after ${seconds / 2} s ${100 * Number(values.kill)} % of the workers die\n`,
+  );
+  say('| second | answered/s | 503/s | 408/s | p50 ms | p99 ms | Redis busy | gateways busy |');
+  say('| --- | --- | --- | --- | --- | --- | --- | --- |');
+  let [redisMs, gatewayMs] = [0, 0];
+  for (let second = 1; second <= seconds; second++) {
+    const before = simulated.ended.length;
+    clock.runUntil(1000 * second);
+    const { answered, refused, timedOut, p50, p99 } = summary(simulated.ended.slice(before), 1);
+    const used = [
+      simulated.redis.usedMs,
+      simulated.gateways.reduce((sum, { process }) => sum + process.usedMs, 0),
+    ] as const;
+    const busy = [(used[0] - redisMs) / 10, (used[1] - gatewayMs) / 10 / gateways].map(
+      (share) => `${Math.round(share)} %`,
+    );
+    [redisMs, gatewayMs] = used;
+    const all = [answered, refused, timedOut].map((count) => Math.round(count * installations));
+    say(`| ${[second, ...all, Math.round(p50), Math.round(p99), ...busy].join(' | ')} |`);
+  }
+  const needed = Math.ceil((Number(values.rate) * COSTS.redisMs) / 1000 / 0.7);
+  if (needed > installations)
+    say(
+      `\nOne Redis serves about ${Math.round((0.7 * 1000) / COSTS.redisMs)} requests/s at 70 % of its core. ` +
+        `${values.rate} requests/s take ${needed} installations: --redis ${needed}`,
+    );
+}
+
+/** Clients that each send the next request after the previous answer. */
+function closedLoop(costs: Costs, size: Size, clients: number, seconds: number) {
+  const clock = new Clock();
+  const simulated = new SimulatedSluice(clock, costs, size);
+  let n = 0;
+  const client = () => simulated.send(tokensOf(n++), client);
+  for (let i = 0; i < clients; i++) client();
+  clock.runUntil(2_000);
+  const before = simulated.ended.length;
+  clock.runUntil(2_000 + 1000 * seconds);
+  return summary(simulated.ended.slice(before), seconds);
+}
+
+/** Measures the costs in one run, and compares other runs with the simulation. */
+async function check(): Promise<boolean> {
+  const seconds = 10;
+  const server = await sluice.start();
+  const cores = availableParallelism();
+  try {
+    await load(server, sentences, { clients: 64, seconds: 3 });
+    const { result, processorMs } = await measured(server.processes, () =>
+      load(server, sentences, { clients: 16, seconds }),
+    );
+    const of = (part: string) => (processorMs[part] ?? 0) / result.requests;
+    const used = ['gateway', 'worker', 'model', 'redis'].reduce((sum, part) => sum + of(part), 0);
+    // The cores were busy, so the rest of their time is the client's.
+    const clientMs = Math.max(0, (1000 * cores * result.seconds) / result.requests - used);
+    const model = of('model');
+    const fixed = COSTS.msPerRun / COSTS.msPerToken;
+    /** Tokens of a micro-batch of the run at 16 clients, as the simulation sees them. */
+    const meanTokens = lengths.reduce((sum, tokens) => sum + tokens, 0) / lengths.length;
+    const costs: Costs = {
+      gatewayMs: of('gateway'),
+      workerMs: of('worker'),
+      redisMs: of('redis'),
+      clientMs,
+      msPerToken: model / (meanTokens + fixed / 2),
+      msPerRun: (fixed * model) / (meanTokens + fixed / 2),
+    };
+    const size: Size = { gateways: 1, workers: 1, processes: cores, cores, oneMachine: true };
+    say(
+      `Costs, measured at 16 clients, in ms: ${JSON.stringify(costs, (_name, value) => (typeof value === 'number' ? Number(value.toPrecision(3)) : value))}\n`,
+    );
+    say(
+      '| clients | requests/s measured | simulated | | p50 measured | simulated |\n| --- | --- | --- | --- | --- | --- |',
+    );
+    let all = true;
+    for (const clients of [4, 32, 64, 128]) {
+      const real = await load(server, sentences, { clients, seconds });
+      const rate = real.requests / real.seconds;
+      const { answered, p50 } = closedLoop(costs, size, clients, 20);
+      const difference = answered / rate - 1;
+      all &&= Math.abs(difference) <= TOLERANCE;
+      say(
+        `| ${clients} | ${rate.toFixed(0)} | ${answered.toFixed(0)} | ${(100 * difference).toFixed(0)} % | ${real.p50.toFixed(0)} ms | ${p50.toFixed(0)} ms |`,
+      );
+    }
+    return all;
+  } finally {
+    await server.stop();
+  }
+}
+
+if (values.help) say(USAGE);
+else if (values.check) process.exit((await check()) ? 0 : 1);
+else {
+  simulate();
+  process.exit(0);
+}
