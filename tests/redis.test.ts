@@ -10,6 +10,7 @@ import {
   isFailover,
   isStorageFull,
   isWrongSetting,
+  keepSubscribed,
   keyIdOf,
   unsupportedReason,
 } from '@sluice/shared';
@@ -106,6 +107,47 @@ test('a database that the server does not have stops gateway, worker and CLI bef
     expect([status, stderr]).toEqual([2, expect.stringMatching(message)]);
   }
   expect(await rig.redis.keys('*')).toEqual([]);
+});
+
+test('a subscription that is not confirmed after a reconnect is repeated, and does not end the process', async () => {
+  const { port } = new URL(rig.redisUrl);
+  let connections = 0;
+  // On the second connection it loses the subscription.
+  const proxy = createServer((client) => {
+    const number = ++connections;
+    const server = connect(Number(port), '127.0.0.1');
+    client.on('data', (data) => {
+      if (number !== 2 || !/subscribe/i.test(data.toString())) server.write(data);
+    });
+    server.on('data', (data) => client.write(data));
+    for (const [one, other] of [
+      [client, server],
+      [server, client],
+    ] as const)
+      one.on('error', () => {}).on('close', () => other.destroy());
+  }).listen(0, '127.0.0.1');
+  await once(proxy, 'listening');
+  const rejections: unknown[] = [];
+  const onRejection = (reason: unknown) => rejections.push(reason);
+  process.on('unhandledRejection', onRejection);
+  const url = `redis://127.0.0.1:${(proxy.address() as AddressInfo).port}`;
+  const subscriber = connectRedis(url, 'subscriber', silentLog);
+  try {
+    const received: string[] = [];
+    subscriber.on('message', (_channel, message) => received.push(message));
+    await keepSubscribed(subscriber, '{sluice}:test', silentLog);
+    await rig.redis.call('CLIENT', 'KILL', 'TYPE', 'pubsub');
+    await until('the message arrives', async () => {
+      await rig.redis.publish('{sluice}:test', 'hello');
+      return received.length > 0;
+    });
+    expect(connections).toBe(3);
+    expect(rejections).toEqual([]);
+  } finally {
+    process.off('unhandledRejection', onRejection);
+    subscriber.disconnect();
+    proxy.close();
+  }
 });
 
 const memory = async (field: string) =>

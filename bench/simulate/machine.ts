@@ -6,6 +6,8 @@ export interface Process {
   run(ms: number, onDone: () => void): void;
   /** Processor time used so far, in milliseconds. */
   readonly usedMs: number;
+  /** Processor time of the tasks that wait. */
+  readonly waitingMs: number;
   kill(): void;
 }
 
@@ -31,6 +33,7 @@ export class Machine {
   start(): Process {
     const waiting: Task[] = [];
     let usedMs = 0;
+    let waitingMs = 0;
     let dead = false;
     const handle = {};
     const next = () => {
@@ -45,11 +48,13 @@ export class Machine {
           leftMs: ms,
           onDone: () => {
             usedMs += ms;
+            waitingMs -= ms;
             next();
             onDone();
           },
         };
         waiting.push(task);
+        waitingMs += ms;
         if (this.#running.has(handle)) return;
         this.#progress();
         next();
@@ -57,6 +62,9 @@ export class Machine {
       },
       get usedMs() {
         return usedMs;
+      },
+      get waitingMs() {
+        return waitingMs;
       },
       kill: () => {
         dead = true;

@@ -35,6 +35,7 @@ const MICRO_BATCH_ROWS = 8;
 const MICRO_BATCH_TOKENS = 1_024;
 /** As in the dispatcher, the reader, the heartbeats and admission. */
 const ITEMS_PER_MESSAGE = 16;
+const COMMAND_TIMEOUT_MS = 800;
 const LOCK_MS = 1_500;
 const STALLED_EVERY_MS = 750;
 const HEARTBEAT_EVERY_MS = 1_000;
@@ -54,7 +55,7 @@ interface Item {
   sentMs: number;
   ended: boolean;
   gateway: Gateway;
-  onEnd: (status: 200 | 408) => void;
+  onEnd: (status: Status) => void;
 }
 
 interface Message {
@@ -62,7 +63,7 @@ interface Message {
   unansweredRows: number;
 }
 
-export type Status = 200 | 408 | 503;
+type Status = 200 | 408 | 503;
 export interface Ended {
   status: Status;
   sentMs: number;
@@ -91,7 +92,12 @@ export class SimulatedSluice {
     const machine = (cores: number) => shared ?? new Machine(clock, cores);
     this.#redis = machine(1).start();
     // Many clients have many machines.
-    this.#client = shared?.start() ?? { run: (_ms, onDone) => onDone(), usedMs: 0, kill: () => {} };
+    this.#client = shared?.start() ?? {
+      run: (_ms, onDone) => onDone(),
+      usedMs: 0,
+      waitingMs: 0,
+      kill: () => {},
+    };
     for (let i = 0; i < size.gateways; i++) this.#gateways.push(new Gateway(machine(1).start()));
     for (let i = 0; i < size.workers; i++)
       this.#workers.push(new SimulatedWorker(clock, machine(size.cores), this));
@@ -181,7 +187,7 @@ export class SimulatedSluice {
             if (item.ended) return;
             item.ended = true;
             gateway.unanswered--;
-            if (status === 408) end(408);
+            if (status !== 200) end(status);
             else gateway.process.run((1 - BEFORE) * gatewayMs, () => end(200));
           },
         };
@@ -197,6 +203,15 @@ export class SimulatedSluice {
     if (gateway.adding || gateway.pending.length === 0) return;
     gateway.adding = true;
     const pending = gateway.pending.splice(0);
+    // Redis does not answer in time.
+    if (this.#redis.waitingMs > COMMAND_TIMEOUT_MS) {
+      this.#clock.after(COMMAND_TIMEOUT_MS, () => {
+        for (const item of pending) item.onEnd(503);
+        gateway.adding = false;
+        this.#add(gateway, redisMs);
+      });
+      return;
+    }
     this.#clock.after(this.networkMs, () =>
       this.#redis.run(REDIS_BEFORE * redisMs * pending.length, () => {
         const unansweredRows = gateway.unanswered + gateway.otherRows;

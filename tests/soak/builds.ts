@@ -67,8 +67,8 @@ export const BUILDS: readonly Build[] = [
       },
       {
         file: WORKER,
-        find: 'Promise.race([finished, delay(withinMs, void 0, { ref: false })])',
-        replace: 'Promise.resolve()',
+        find: 'const finished = this.#loop.then(() => Promise.all(this.#works));',
+        replace: 'const finished = Promise.resolve();',
       },
       { file: GATEWAY, find: 'await enqueueChunks(model.bulkQueue, [ref]);', replace: ';' },
     ],
@@ -149,7 +149,7 @@ export const BUILDS: readonly Build[] = [
   },
 ];
 
-/** Copies the present build, and breaks the copy. @throws Error if a change does not fit the present code */
+/** Copies the present build, and breaks the copy. @throws Error if a change does not fit the code of the bundles */
 export function makeBuild({ name, changes }: Build): { path: string; remove: () => void } {
   const path = mkdtempSync(join(temporary, 'sluice-build-'));
   for (const folder of ['apps', 'packages']) {

@@ -1,7 +1,7 @@
 import type { FaultRecord } from './faults.js';
 
 /** The promises that the checker holds Sluice to, by the name of what breaks them. */
-export const VIOLATIONS = {
+const VIOLATIONS = {
   'wrong-output': 'an answer is not the one that the text gets alone',
   'unexpected-status': 'a request is answered with a status that no fault explains',
   'failed-in-quiet': 'a request fails although no fault is in progress',

@@ -12,8 +12,8 @@ import { FaultyProxy } from './faultyProxy.js';
 
 export const ADMIN_TOKEN = 'the-admin-token-of-the-soak';
 export const DRAIN_SECONDS = 10;
-export const GATEWAYS = 2;
-export const WORKERS = 3;
+const GATEWAYS = 2;
+const WORKERS = 3;
 /** Models by their tasks; each worker has one process for each. */
 export const MODELS = { 'text-classification': 'sentiment', 'feature-extraction': 'vectors' } as const;
 

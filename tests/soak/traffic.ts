@@ -25,7 +25,7 @@ const PATIENCE_MS = 25_000;
 const RETRY_MS = 60_000;
 
 /** Windows of the two limited keys. */
-export const LIMITS = {
+const LIMITS = {
   requests: { limit: 20, windowMs: 3_000 },
   texts: { limit: 60, windowMs: 3_000 },
 } as const;

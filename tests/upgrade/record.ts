@@ -31,7 +31,10 @@ try {
   const canceled = await submit(texts(5));
   await request(`${url}/jobs/${canceled}/cancel`, { method: 'POST', headers });
   const recordedAtMs = Date.now();
-  const keys = await readAll(rig.redis, (name) => !/:(worker|workers|unanswered|sweep|probe|tokenizer)/.test(name));
+  const keys = await readAll(
+    rig.redis,
+    (name) => !/:(worker|workers|unanswered|sweep|probe|tokenizer)/.test(name),
+  );
   const recording = {
     version,
     recordedAtMs,

@@ -4,15 +4,11 @@ import { exportKeys, importKeys, keyBackupSchema } from '@sluice/shared';
 import type { Command } from 'commander';
 import { z } from 'zod';
 import { CliError, UsageError } from './cliError.js';
-import type { WithKeyring } from './keys.js';
+import { recordChange, withKeyring } from './keyring.js';
 import { print } from './terminal.js';
 
 /** Adds `keys export|import`. */
-export function addKeyBackupCommands(
-  keys: Command,
-  withKeyring: WithKeyring,
-  recordImport: RecordImport,
-): void {
+export function addKeyBackupCommands(keys: Command): void {
   keys
     .command('export')
     .description('print all keys as JSON, with the hashes of their secrets, for a backup')
@@ -45,7 +41,7 @@ export function addKeyBackupCommands(
       const backup = await readBackup(file);
       await withKeyring(async (keyring, _nowMs, redis) => {
         const { imported, unchanged, different } = await importKeys(redis, keyring, backup);
-        for (const id of imported) await recordImport(redis, id);
+        for (const id of imported) await recordChange(redis, 'Key imported', id);
         print(
           keys,
           { imported, unchanged, different },
@@ -58,8 +54,6 @@ export function addKeyBackupCommands(
       });
     });
 }
-
-type RecordImport = (redis: Parameters<Parameters<WithKeyring>[0]>[2], keyId: string) => Promise<void>;
 
 /** @throws UsageError if the file is not a backup */
 async function readBackup(file: string) {

@@ -1,5 +1,4 @@
 import { randomBytes } from 'node:crypto';
-import { hostname, userInfo } from 'node:os';
 import { join } from 'node:path';
 import {
   type KeyBody,
@@ -15,35 +14,25 @@ import {
   webhookUrlSchema,
 } from '@sluice/contract';
 import {
-  connectRedis,
-  createLog,
   isLive,
-  isStorageFull,
-  isWrongSetting,
   type KeyChanges,
-  type KeyEvent,
-  KeyNotLive,
   type KeyRecord,
-  Keyring,
+  type Keyring,
   KeyTaken,
   keyBody,
   type Limit,
   makeKey,
   readSettings,
-  recordKeyChange,
-  redactUrls,
-  redisTimeMs,
-  requireDatabase,
   Usage,
 } from '@sluice/shared';
 import { type Command, InvalidArgumentError } from 'commander';
-import type { Redis } from 'ioredis';
-import { CliError, UsageError } from './cliError.js';
+import { CliError } from './cliError.js';
 import { parseDuration } from './duration.js';
 import { addKeyBackupCommands } from './keyBackup.js';
 import { readKeyFile, readText, replaceKeyFile, writeKeyFile } from './keyFile.js';
+import { recordChange, withKeyring } from './keyring.js';
 import { table } from './table.js';
-import { commandName, print, redisUrl } from './terminal.js';
+import { commandName, print } from './terminal.js';
 
 /** Expiry of a key that never expires. commander would turn null into an empty string. */
 const NEVER = 'never';
@@ -83,11 +72,6 @@ function addKeyOptions(command: Command): Command {
       webhookUrl,
     );
 }
-
-/** Calls an action with the keys in Redis, its time in milliseconds and a connection, and closes that. */
-export type WithKeyring = (
-  action: (keyring: Keyring, nowMs: number, redis: Redis) => Promise<void>,
-) => Promise<void>;
 
 /** Adds `keys create|list|update|revoke|rotate|usage|ensure|export|import`. */
 export function addKeysCommands(program: Command): void {
@@ -235,7 +219,7 @@ export function addKeysCommands(program: Command): void {
       }),
     );
 
-  addKeyBackupCommands(keys, withKeyring, (redis, id) => recordChange(redis, 'Key imported', id));
+  addKeyBackupCommands(keys);
 
   keys
     .command('development', { hidden: true })
@@ -333,22 +317,6 @@ async function ensure(
   return { key, record: await keyring.register(key, { name }, nowMs), created: true };
 }
 
-/** Who runs this command, for the log. A user id in a container may have no name. */
-function commandUser(): string {
-  try {
-    return `${userInfo().username}@${hostname()}`;
-  } catch {
-    return `uid ${process.getuid?.()}@${hostname()}`;
-  }
-}
-
-/** Leaves a change for the log. The change itself has been made, and its secret shown, so an error is only a warning. */
-async function recordChange(redis: Redis, what: KeyEvent, keyId: string): Promise<void> {
-  await recordKeyChange(redis, { what, keyId, by: commandUser() }).catch(() => {
-    process.stderr.write('sluice: the change was made, but could not be left for the log of a gateway\n');
-  });
-}
-
 /** Registers the key from the file; undefined if it is revoked, expired or rotated. */
 async function registerFromFile(keyring: Keyring, name: string, kept: string | undefined, nowMs: number) {
   if (kept === undefined) return undefined;
@@ -367,41 +335,6 @@ function found<T>(id: string, value: T | undefined): T {
   if (value === undefined) throw new CliError(`No key has the id ${id}`);
   return value;
 }
-
-const withKeyring: WithKeyring = async (action) => {
-  const url = await redisUrl();
-  const redis: Redis = connectRedis(
-    url,
-    'command',
-    createLog('sluice', { LOG_LEVEL: 'silent', LOG_FORMAT: 'json' }),
-  );
-  let connectionError: unknown;
-  redis.on('error', (error: unknown) => {
-    connectionError = error;
-  });
-  try {
-    const nowMs = await redisTimeMs(redis).catch((cause: unknown) => {
-      const error = connectionError ?? cause;
-      const reason = error instanceof Error ? error.message : String(error);
-      if (isWrongSetting(error)) throw new UsageError(`REDIS_URL: ${redactUrls(url)}: ${reason}`, { cause });
-      throw new CliError(
-        `Redis at ${redactUrls(url)} does not answer (${reason}). Start Sluice (npm start), or check REDIS_URL.`,
-        { cause },
-      );
-    });
-    await requireDatabase(redis);
-    await action(new Keyring(redis), nowMs, redis);
-  } catch (error) {
-    if (isStorageFull(error)) {
-      throw new CliError(
-        'Redis is full, so it takes no changes. Erase finished jobs, or raise its maxmemory or free its disk.',
-      );
-    }
-    throw error instanceof KeyNotLive ? new CliError(error.message) : error;
-  } finally {
-    redis.disconnect();
-  }
-};
 
 function keyTable(records: readonly KeyBody[]): string {
   return table(

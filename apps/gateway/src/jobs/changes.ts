@@ -1,4 +1,4 @@
-import { isFinished, type JobRecord, type Ledger, type Log, names } from '@sluice/shared';
+import { isFinished, type JobRecord, keepSubscribed, type Ledger, type Log, names } from '@sluice/shared';
 import type { Response } from 'express';
 import type { Redis } from 'ioredis';
 
@@ -58,15 +58,9 @@ export class Changes {
     response.on('error', (err) => log.debug({ err, job_id: jobId }, 'Stream of events failed'));
     const closed = new Promise<void>((resolve) => response.once('close', resolve));
     // Subscribe before reading the record, so that no change in between is missed.
-    this.#subscription ??= redis.subscribe(names.changes);
-    try {
-      await this.#subscription;
-      await this.#send(jobId, [response]);
-    } catch (err) {
-      this.#subscription = undefined;
-      log.debug({ err }, 'Could not subscribe to changes of jobs');
-      this.#finish(jobId, response);
-    }
+    this.#subscription ??= keepSubscribed(redis, names.changes, log);
+    await Promise.race([this.#subscription, closed]);
+    await this.#send(jobId, [response]);
     await closed;
     this.#remove(jobId, response);
   }

@@ -1,4 +1,4 @@
-import { type Log, names, withdrawalSchema } from '@sluice/shared';
+import { keepSubscribed, type Log, names, withdrawalSchema } from '@sluice/shared';
 import type { Redis } from 'ioredis';
 
 const nameOf = (gatewayId: string, itemId: string) => `${gatewayId} ${itemId}`;
@@ -31,9 +31,7 @@ export class Withdrawals {
 
   /** Listens to the withdrawals of a model. */
   subscribe(modelId: string): void {
-    this.#redis
-      .subscribe(names.withdrawn(modelId))
-      .catch((err: unknown) => this.#log.debug({ err }, 'Could not subscribe to withdrawals'));
+    void keepSubscribed(this.#redis, names.withdrawn(modelId), this.#log);
   }
 
   /** Watches an item until {@link release}. */

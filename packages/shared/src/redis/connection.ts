@@ -38,8 +38,8 @@ const roles = {
     autoResendUnfulfilledCommands: false,
     socketTimeout: 3_000,
   },
-  /** A subscription, renewed at each reconnect. */
-  subscriber: { maxRetriesPerRequest: null, commandTimeout: 5_000 },
+  /** A subscription, which {@link keepSubscribed} renews at each reconnect. */
+  subscriber: { maxRetriesPerRequest: null, autoResubscribe: false, commandTimeout: 3_000 },
   /** Work continues when Redis is back: wait for it without a limit. Blocking reads last one second. */
   worker: { maxRetriesPerRequest: null, socketTimeout: 3_000 },
   /** The same for BullMQ's own loop, whose blocking reads last up to 10 s. */
@@ -61,7 +61,10 @@ class TurnRedis extends Redis {
       stream.cork();
       setImmediate(() => stream.uncork());
     }
-    return super.sendCommand(...args);
+    const sent = super.sendCommand(...args);
+    // ioredis sends commands itself, such as SELECT after a reconnect, and handles no error of them, which would end this process.
+    if (sent instanceof Promise) sent.catch(() => {});
+    return sent;
   }
 }
 
@@ -69,6 +72,8 @@ class TurnRedis extends Redis {
 class Group {
   readonly connections = new Set<Redis>();
   readonly outage = new Outage();
+  /** Connections that are about to be reopened. */
+  readonly reopening = new WeakSet<Redis>();
   #reconnectedMs = Number.NEGATIVE_INFINITY;
 
   /**
@@ -78,7 +83,13 @@ class Group {
   reconnect(): void {
     if (performance.now() - this.#reconnectedMs < RECONNECT_EVERY_MS) return;
     this.#reconnectedMs = performance.now();
-    for (const redis of this.connections) if (redis.status === 'ready') redis.disconnect(true);
+    for (const redis of this.connections) {
+      if (redis.status !== 'ready' || this.reopening.has(redis)) continue;
+      // Until it has ended, which may take a while, its status stays.
+      this.reopening.add(redis);
+      redis.once('close', () => this.reopening.delete(redis));
+      redis.disconnect(true);
+    }
   }
 }
 
@@ -157,6 +168,27 @@ export function connectRedis(url: string, role: RedisRole, log: Log): Redis {
     group.outage.forget(redis);
   });
   return redis;
+}
+
+/**
+ * Subscribes a connection of the role `subscriber` to a channel, and again each time it is reopened. Resolves when it is subscribed
+ * for the first time.
+ */
+export function keepSubscribed(redis: Redis, channel: string, log: Log): Promise<void> {
+  return new Promise((resolve) => {
+    const subscribe = () => {
+      redis.subscribe(channel).then(
+        () => resolve(),
+        (err: unknown) => {
+          log.debug({ err, channel }, 'Could not subscribe');
+          // Reopened, it subscribes again. A connection that was closed on purpose stays closed.
+          if (redis.status === 'ready') redis.disconnect(true);
+        },
+      );
+    };
+    redis.on('ready', subscribe);
+    if (redis.status === 'ready') subscribe();
+  });
 }
 
 /** Resolves when the connection can take commands, at once if it can already. Rejects when `signal` aborts. */
