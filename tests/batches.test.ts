@@ -1,5 +1,5 @@
 import { spawnSync } from 'node:child_process';
-import { readFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { createConnection } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -294,6 +294,20 @@ test('after workers, model processes, a gateway and Redis were killed, every tex
   expect(results.map(({ text }) => text)).toEqual(texts);
   expect((await get('/me')).body.bulk.queued).toBe(0);
 }, 90_000);
+
+test('the chunks of a killed worker run again within 10 s', async () => {
+  const killed = await rig.worker({ MODEL_PROCESSES: '1', MICRO_BATCH_TEXTS: '1' }, faultyWorkerMain);
+  const { body } = await submit(Array.from({ length: 64 }, (_, i) => `«slow:1000» number ${i}`));
+  const held = async () => (await rig.redis.keys('{sluice}:*-bulk:active')).length > 0;
+  await until('the worker has the chunks', held);
+  await rig.worker({ MODEL_PROCESSES: '1' }, faultyWorkerMain);
+  // With its model process, which would also write the file.
+  await killed.stop('SIGKILL');
+  const runs = join(rig.folder, 'runs');
+  writeFileSync(runs, '');
+  await until('the other worker runs them', () => readFileSync(runs, 'utf8') !== '', 10_000);
+  expect((await finished(body.job_id)).completed).toBe(64);
+});
 
 test("a large job does not delay another key's small one, and interactive requests go first", async () => {
   await rig.worker({ MODEL_PROCESSES: '1' });
