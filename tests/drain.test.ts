@@ -83,7 +83,7 @@ test('a worker that loads its second model finishes the messages of the first on
   expect((await answer).status).toBe(200);
 });
 
-test('a worker returns the chunks that it cannot finish in time; another one takes them at once', async () => {
+test('a worker returns the chunks that it cannot finish in time to the queue, and another one runs them', async () => {
   const env = { MICRO_BATCH_TEXTS: '1', STALL_SECONDS: '30', DRAIN_SECONDS: '2' };
   const worker = await rig.worker(env, faultyWorkerMain);
   const texts = Array.from({ length: 96 }, (_, i) => (i < 48 ? `«slow:200» number ${i}` : `number ${i}`));
@@ -174,7 +174,7 @@ function send(at: string, agent: Agent, text: string): Promise<number | undefine
   });
 }
 
-test('a restart of all gateways and workers, one after the other, fails no request and no job', async () => {
+test('when all gateways and workers are restarted one by one, no request and no job fails', async () => {
   const gateways = await Promise.all([rig.gateway(), rig.gateway()]);
   const workers = await Promise.all([rig.worker(), rig.worker()]);
   const agent = new Agent({ keepAlive: true });
@@ -207,7 +207,7 @@ test('a restart of all gateways and workers, one after the other, fails no reque
     for (const [i, worker] of workers.entries()) {
       workers[i] = await rig.worker();
       expect((await terminate(worker)).status).toBe(0);
-      // A new worker may not replace another one before the gateways know it.
+      // The new worker must have loaded its model.
       expect(await modelProcesses(workers[i])).toHaveLength(1);
     }
     for (const [i, { app, url: at }] of gateways.entries()) {

@@ -18,7 +18,7 @@ export class Clock {
     this.#events.push({ atMs: this.nowMs + Math.max(0, ms), number: ++this.#scheduled, run });
   }
 
-  /** Runs something every so many milliseconds. */
+  /** Runs something every `ms` milliseconds. */
   every(ms: number, run: () => void): void {
     this.after(ms, () => {
       run();

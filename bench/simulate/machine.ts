@@ -2,7 +2,7 @@ import type { Clock } from './clock.js';
 
 /** A process with one thread: its tasks run one after the other. */
 export interface Process {
-  /** Runs a task that takes so much processor time. Does nothing once the process is dead. */
+  /** Runs a task that takes `ms` milliseconds of processor time. Does nothing once the process is dead. */
   run(ms: number, onDone: () => void): void;
   /** Processor time used so far, in milliseconds. */
   readonly usedMs: number;

@@ -151,7 +151,7 @@ export class SimulatedSluice {
     }
   }
 
-  /** A client sends a request of so many tokens. */
+  /** A client sends a request with this number of tokens. */
   send(tokens: number, onEnd: (ended: Ended) => void = () => {}): void {
     const gateway = this.#gateways[this.#nextGateway++ % this.#gateways.length];
     if (gateway === undefined) return;
@@ -228,7 +228,7 @@ export class SimulatedSluice {
     );
   }
 
-  /** A message is in the queue, where the first worker that has room takes it. */
+  /** A message is in the queue, where the first worker that holds fewer rows than its maximum takes it. */
   requeue(message: Message): void {
     this.#queue.push(message);
     for (let i = 0; i < this.#workers.length && this.#queue.length > 0; i++)
@@ -343,7 +343,7 @@ class SimulatedWorker {
     }
   }
 
-  /** Dies. Its messages are taken by others when their locks have expired and somebody looks for them. */
+  /** Dies. Its messages are taken by others when their locks have expired and a worker checks for stalled messages. */
   kill(): void {
     this.#dead = true;
     for (const process of [this.#process, ...this.#models.map((model) => model.process)]) process.kill();

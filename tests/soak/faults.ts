@@ -1,7 +1,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { type App, isRunning } from '../harness.js';
 import type { Checker } from './checker.js';
-import { DRAIN_SECONDS, type Fleet, pause, type Slot } from './fleet.js';
+import { DRAIN_SECONDS, type Fleet, type Member, pause } from './fleet.js';
 import type { Random } from './random.js';
 
 /** A fault that happened. */
@@ -11,7 +11,7 @@ export interface FaultRecord {
   /** Undefined while it is in progress. */
   endMs?: number;
   /** The gateway that was paused; its clients wait meanwhile. */
-  paused?: Slot;
+  paused?: Member;
   /** Whether connections break or data is lost on its way, so that the slot of a 503 may be lost. */
   cuts: boolean;
 }
@@ -40,7 +40,7 @@ export const FAULT_KINDS = [
 ] as const;
 export type FaultKind = (typeof FAULT_KINDS)[number];
 
-/** Faults of Redis and the network exclude each other. */
+/** Only one of these faults is in progress at a time. */
 const SHARED: readonly FaultKind[] = [
   'restart Redis',
   'pause Redis',
@@ -110,19 +110,19 @@ export class Faults {
     switch (kind) {
       case 'kill gateway':
       case 'kill worker':
-        return this.#withSlot(kind, target, async ({ app }) => {
+        return this.#withMember(kind, target, async ({ app }) => {
           app.child.kill('SIGKILL');
           await app.exit();
         });
       case 'pause gateway':
       case 'pause worker':
-        return this.#withSlot(kind, target, async (slot) => {
-          if (slot.kind === 'gateway') record.paused = slot;
-          await pause(slot.app.pid, ms);
+        return this.#withMember(kind, target, async (member) => {
+          if (member.kind === 'gateway') record.paused = member;
+          await pause(member.app.pid, ms);
         });
       case 'drain gateway':
       case 'drain worker':
-        return this.#withSlot(kind, target, (slot) => this.#drain(slot));
+        return this.#withMember(kind, target, (member) => this.#drain(member));
       case 'kill model process': {
         const pid = this.#modelProcess(target);
         if (pid !== undefined && isRunning(pid)) process.kill(pid, 'SIGKILL');
@@ -164,22 +164,22 @@ export class Faults {
   }
 
   /** Does something to a gateway or worker that is not in another fault; nothing if there is none. */
-  async #withSlot(kind: FaultKind, target: number, act: (slot: Slot) => Promise<void>): Promise<void> {
+  async #withMember(kind: FaultKind, target: number, act: (member: Member) => Promise<void>): Promise<void> {
     const all = kind.endsWith('gateway') ? this.#fleet.gateways : this.#fleet.workers;
     const free = all.filter(({ busy }) => !busy);
-    const slot = free[target % free.length];
+    const member = free[target % free.length];
     // One gateway and one worker always live.
-    if (slot === undefined || free.length < 2) return;
-    slot.busy = true;
+    if (member === undefined || free.length < 2) return;
+    member.busy = true;
     try {
-      await act(slot);
+      await act(member);
     } finally {
-      slot.busy = false;
+      member.busy = false;
     }
   }
 
-  async #drain(slot: Slot): Promise<void> {
-    const { app, name } = slot;
+  async #drain(member: Member): Promise<void> {
+    const { app, name } = member;
     const startMs = performance.now();
     app.child.kill('SIGTERM');
     const status = await app.exit();

@@ -23,7 +23,7 @@ const UPLOADED = /^\{sluice\}:(stage|file-stage|uploads):/;
 const modelsSchema = z.array(z.object({ workers: z.int() }));
 
 /** A gateway or worker, which is started again whenever it ends. */
-export interface Slot {
+export interface Member {
   kind: 'gateway' | 'worker';
   name: string;
   /** Of a gateway; it keeps its port. */
@@ -46,11 +46,11 @@ interface Server {
 /** Everything that runs: two gateways, three workers, a Redis with a replica, and the proxy between them. */
 export class Fleet {
   readonly folder = mkdtempSync(join(temporary, 'sluice-soak-'));
-  readonly slots: Slot[] = [];
+  readonly members: Member[] = [];
   readonly proxy: FaultyProxy;
   /** Process groups whose leader has ended. */
   readonly ended = new Map<number, string>();
-  /** Receives what a process did that nobody asked for. */
+  /** Called when a process exits although no fault was injected into it. */
   onUnexpected: (what: string) => void = () => {};
   #servers: [Server, Server];
   #root: string;
@@ -118,12 +118,12 @@ export class Fleet {
     return fleet;
   }
 
-  get gateways(): Slot[] {
-    return this.slots.filter(({ kind }) => kind === 'gateway');
+  get gateways(): Member[] {
+    return this.members.filter(({ kind }) => kind === 'gateway');
   }
 
-  get workers(): Slot[] {
-    return this.slots.filter(({ kind }) => kind === 'worker');
+  get workers(): Member[] {
+    return this.members.filter(({ kind }) => kind === 'worker');
   }
 
   /** A direct connection to the primary. */
@@ -160,7 +160,7 @@ export class Fleet {
   }
 
   /** Ids of the model processes of a worker. */
-  modelProcesses({ app }: Slot): number[] {
+  modelProcesses({ app }: Member): number[] {
     const file = `/proc/${app.pid}/task/${app.pid}/children`;
     return existsSync(file) ? readFileSync(file, 'utf8').trim().split(' ').filter(Boolean).map(Number) : [];
   }
@@ -197,7 +197,7 @@ export class Fleet {
     return key;
   }
 
-  /** All names in Redis but parts of interrupted uploads, which expire. */
+  /** All keys in Redis, except parts of interrupted uploads that have a TTL. */
   async lasting(): Promise<string[]> {
     const lasting: string[] = [];
     for (const name of await this.redis.keys('*')) {
@@ -213,7 +213,7 @@ export class Fleet {
 
   async close(): Promise<void> {
     this.#closing = true;
-    await Promise.all(this.slots.map(({ app }) => app.stop('SIGKILL')));
+    await Promise.all(this.members.map(({ app }) => app.stop('SIGKILL')));
     this.proxy.close();
     for (const { redis, child, folder } of this.#servers) {
       redis.disconnect();
@@ -223,8 +223,8 @@ export class Fleet {
     rmSync(this.folder, { recursive: true, force: true });
   }
 
-  #add(kind: Slot['kind'], name: string, url: string): void {
-    const slot: Slot = {
+  #add(kind: Member['kind'], name: string, url: string): void {
+    const member: Member = {
       kind,
       name,
       url,
@@ -232,11 +232,11 @@ export class Fleet {
       busy: false,
       startedMs: performance.now(),
     };
-    this.slots.push(slot);
-    this.#keep(slot);
+    this.members.push(member);
+    this.#keep(member);
   }
 
-  #spawn(kind: Slot['kind'], url: string): App {
+  #spawn(kind: Member['kind'], url: string): App {
     const main = join(this.#root, 'apps', kind, 'bundle/main.js');
     const port = url === '' ? {} : { PORT: new URL(url).port };
     return new App(
@@ -249,20 +249,20 @@ export class Fleet {
   }
 
   /** Starts an app again whenever it ends. */
-  #keep(slot: Slot): void {
-    const { app, kind, name, url } = slot;
+  #keep(member: Member): void {
+    const { app, kind, name, url } = member;
     app.child.once('exit', (code, signal) => {
       if (this.#closing) return;
-      if (!slot.busy) this.onUnexpected(`${name} exited (${signal ?? code}): ${app.output.slice(-2_000)}`);
+      if (!member.busy) this.onUnexpected(`${name} exited (${signal ?? code}): ${app.output.slice(-2_000)}`);
       this.ended.set(app.pid, name);
-      slot.app = this.#spawn(kind, url);
-      slot.startedMs = performance.now();
-      this.#keep(slot);
+      member.app = this.#spawn(kind, url);
+      member.startedMs = performance.now();
+      this.#keep(member);
     });
   }
 
   /** Open files and resident memory of a gateway or worker. */
-  size({ app }: Slot): { files: number; megabytes: number } {
+  size({ app }: Member): { files: number; megabytes: number } {
     const status = readFileSync(`/proc/${app.pid}/status`, 'utf8');
     const kilobytes = Number(/VmRSS:\s*(\d+)/.exec(status)?.[1]);
     return { files: readdirSync(`/proc/${app.pid}/fd`).length, megabytes: Math.round(kilobytes / 1024) };
@@ -303,7 +303,7 @@ function isGroupAlive(pid: number): boolean {
   return false;
 }
 
-/** Waits, and continues a stopped process if it still exists. */
+/** Stops a process with SIGSTOP for `ms` milliseconds, then continues it if it still exists. */
 export async function pause(pid: number, ms: number): Promise<void> {
   if (!isRunning(pid)) return;
   process.kill(pid, 'SIGSTOP');

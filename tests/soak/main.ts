@@ -1,4 +1,4 @@
-// The soak: seeded faults under mixed traffic, and a checker of the promises. `npm run soak -- --help` lists the options.
+// The soak: seeded faults under mixed traffic, and a checker of the guarantees. `npm run soak -- --help` lists the options.
 import { setTimeout as delay } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
 import { root } from '../harness.js';
@@ -112,12 +112,12 @@ async function checkRest(fleet: Fleet, checker: Checker): Promise<void> {
   if (left.length > 0) checker.violate('left-in-redis', left.slice(0, 20).join(' '));
   const orphans = fleet.orphans();
   if (orphans.length > 0) checker.violate('left-processes', orphans.join(', '));
-  for (const slot of fleet.slots) {
-    const { files, megabytes } = fleet.size(slot);
-    const children = slot.kind === 'worker' ? fleet.modelProcesses(slot).length : 0;
-    const wanted = slot.kind === 'worker' ? Object.keys(MODELS).length : 0;
+  for (const member of fleet.members) {
+    const { files, megabytes } = fleet.size(member);
+    const children = member.kind === 'worker' ? fleet.modelProcesses(member).length : 0;
+    const wanted = member.kind === 'worker' ? Object.keys(MODELS).length : 0;
     if (files > MOST_FILES || megabytes > MOST_MEGABYTES || children !== wanted)
-      checker.violate('leak', `${slot.name}: ${files} files, ${megabytes} MB, ${children} children`);
+      checker.violate('leak', `${member.name}: ${files} files, ${megabytes} MB, ${children} children`);
   }
 }
 

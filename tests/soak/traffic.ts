@@ -9,11 +9,11 @@ import { Webhook } from 'standardwebhooks';
 import { root } from '../harness.js';
 import type { Checker, LimitedRequest } from './checker.js';
 import type { FaultRecord } from './faults.js';
-import { ADMIN_TOKEN, type Fleet, type Slot } from './fleet.js';
+import { ADMIN_TOKEN, type Fleet, type Member } from './fleet.js';
 import { Random } from './random.js';
 
 const SECRET = `whsec_${Buffer.from('a secret of twenty-four!').toString('base64')}`;
-/** Answers may differ by this much. */
+/** Maximum difference of a score or of a component of a vector. */
 const TOLERANCE = 1e-4;
 const DEADLINE_MS = 5_000;
 const BULK_DEADLINE_MS = 60_000;
@@ -46,7 +46,7 @@ interface Received {
   text: string;
   sentMs: number;
   endMs: number;
-  gateway: Slot;
+  gateway: Member;
 }
 
 /** A job that was accepted. */
@@ -134,7 +134,7 @@ export class Traffic {
       const embedded = await this.#post(this.#gateway(0), '/embed', this.#keys.main, { inputs: [text] });
       this.#vectors.set(text, embedded.body[0]);
       for (const { status } of [predicted, embedded]) {
-        if (status !== 200) throw new Error(`A text alone is answered with ${status}`);
+        if (status !== 200) throw new Error(`Preparation failed: a request with one text got ${status}`);
         this.#use(this.#keys.main, status);
       }
     }
@@ -185,7 +185,7 @@ export class Traffic {
     this.#receiver.close();
   }
 
-  #gateway(number: number): Slot {
+  #gateway(number: number): Member {
     const { gateways } = this.#fleet;
     const gateway = gateways[number % gateways.length];
     if (gateway === undefined) throw new Error('There is no gateway');
@@ -193,7 +193,7 @@ export class Traffic {
   }
 
   async #request(
-    gateway: Slot,
+    gateway: Member,
     path: string,
     key: string,
     init: RequestInit,
@@ -223,7 +223,7 @@ export class Traffic {
   }
 
   #post(
-    gateway: Slot,
+    gateway: Member,
     path: string,
     key: string,
     body: unknown,
@@ -405,7 +405,7 @@ export class Traffic {
   async #end(job: AcceptedJob, random: Random, cancelAfterMs: number | undefined): Promise<void> {
     if (cancelAfterMs !== undefined) {
       await delay(cancelAfterMs);
-      const canceled = await this.#repeat('a cancelation', () =>
+      const canceled = await this.#repeat('a cancellation', () =>
         this.#request(this.#gateway(random.int(0, 1)), `/jobs/${job.id}/cancel`, this.#keys.jobs, {
           method: 'POST',
         }),

@@ -46,7 +46,7 @@ async function partsOf(redis: Redis, name: string, type: Saved['type']): Promise
 }
 
 /**
- * Writes keys as if they had been recorded now: times of about the recording are moved by how long ago that was.
+ * Writes keys as if they had been recorded now: timestamps within 7 days of the recording are moved by the age of the recording.
  * @param recordedAtMs when they were recorded, in milliseconds since the epoch
  */
 export async function writeAll(redis: Redis, all: readonly Saved[], recordedAtMs: number): Promise<void> {
@@ -69,7 +69,7 @@ export async function writeAll(redis: Redis, all: readonly Saved[], recordedAtMs
   }
 }
 
-/** No recorded time is further from the recording, in milliseconds. */
+/** Numbers further than this from the time of the recording are not timestamps, in milliseconds. */
 const NEAR_MS = 7 * 24 * 3_600_000;
 
 /** A value whose times are moved. A binary value is left as it is. */

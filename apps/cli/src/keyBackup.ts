@@ -5,7 +5,7 @@ import type { Command } from 'commander';
 import { z } from 'zod';
 import { CliError, UsageError } from './cliError.js';
 import { recordChange, withKeyring } from './keyring.js';
-import { print } from './terminal.js';
+import { commandName, print } from './terminal.js';
 
 /** Adds `keys export|import`. */
 export function addKeyBackupCommands(keys: Command): void {
@@ -20,16 +20,18 @@ export function addKeyBackupCommands(keys: Command): void {
         if (output === undefined) process.stdout.write(json);
         else
           await writeFile(output, json, { mode: 0o600, flag: 'wx' }).catch((error: Error) => {
-            throw new UsageError(`--output: ${error.message}`);
+            throw new UsageError(`--output: ${error.message}; choose a file that does not exist`);
           });
         for (const id of unreadable)
-          process.stderr.write(`sluice: skipped the malformed record of key ${id}\n`);
+          process.stderr.write(
+            `sluice: key ${id} was not exported, because its record in Redis is malformed\n`,
+          );
         if (withSigningSecret.length > 0)
           process.stderr.write(
-            `sluice: the secrets that sign webhooks are not in the backup. After an import, create new ones with keys webhook-secret for: ${withSigningSecret.join(', ')}\n`,
+            `sluice: the secrets that sign webhooks are not in the backup. After an import, run ${commandName()} keys webhook-secret ID for each of: ${withSigningSecret.join(', ')}\n`,
           );
         if (output !== undefined)
-          print(keys, { keys: backup.keys.length }, () => `${backup.keys.length} keys`);
+          print(keys, { keys: backup.keys.length }, () => `Exported ${backup.keys.length} keys to ${output}`);
       }),
     );
 
@@ -45,11 +47,11 @@ export function addKeyBackupCommands(keys: Command): void {
         print(
           keys,
           { imported, unchanged, different },
-          () => `${imported.length} keys imported, ${unchanged.length} existed already`,
+          () => `Imported: ${imported.length}. Already present: ${unchanged.length}`,
         );
         if (different.length > 0)
           throw new CliError(
-            `These keys exist with other values, and stay as they are: ${different.join(', ')}`,
+            `These keys already exist with other values and were not changed: ${different.join(', ')}. To see them, run ${commandName()} keys list`,
           );
       });
     });
@@ -66,7 +68,7 @@ async function readBackup(file: string) {
   try {
     json = JSON.parse(content);
   } catch {
-    throw new UsageError(`${file} is not JSON`);
+    throw new UsageError(`${file} is not JSON; use a file that ${commandName()} keys export wrote`);
   }
   const parsed = keyBackupSchema.safeParse(json);
   if (!parsed.success)

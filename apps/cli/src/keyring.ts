@@ -17,7 +17,7 @@ import { CliError, UsageError } from './cliError.js';
 import { redisUrl } from './terminal.js';
 
 /**
- * Calls an action with the keys in Redis, its time in milliseconds, and the connection, which is closed then.
+ * Connects to Redis and calls an action with the keyring, Redis's time in milliseconds and the connection. Then closes the connection.
  * @throws CliError or UsageError with what to do
  */
 export async function withKeyring(
@@ -69,6 +69,8 @@ function commandUser(): string {
 /** Leaves a change for the log. The change itself has been made, and its secret shown, so an error is only a warning. */
 export async function recordChange(redis: Redis, what: KeyEvent, keyId: string): Promise<void> {
   await recordKeyChange(redis, { what, keyId, by: commandUser() }).catch(() => {
-    process.stderr.write('sluice: the change was made, but could not be left for the log of a gateway\n');
+    process.stderr.write(
+      'sluice: the change was made, but could not be recorded for the log of the gateways\n',
+    );
   });
 }

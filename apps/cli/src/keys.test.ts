@@ -199,7 +199,7 @@ test('exported keys work after an import into an empty Redis, and a second impor
   const late = await sluice(['keys', 'import', file]);
   expect([late.code, late.err]).toEqual([
     1,
-    `sluice: These keys exist with other values, and stay as they are: ${plain.key_id}\n`,
+    expect.stringContaining(`were not changed: ${plain.key_id}. To see them, run `),
   ]);
   expect((await keyring.read(plain.key_id))?.revokedAtMs).toBeDefined();
 });

@@ -17,7 +17,7 @@ export interface WorkAhead {
   /** Unanswered rows of the other gateways. */
   otherRows: number;
   otherGateways: number;
-  /** Rows that go first and are in none of the others, such as those of jobs. */
+  /** Rows that run before the request and are not counted in `ownRows` or `otherRows`, such as rows of jobs. */
   rowsBefore: number;
 }
 
@@ -31,11 +31,11 @@ export function predictedWaitMs({ rowsPerSecond, ...ahead }: WorkAhead, rows: nu
 export type Refusal =
   /** It would be too late even if it were the only one. */
   | { kind: 'too_much_work'; workMs: number }
-  /** It may be sent again after this time. */
+  /** Too many rows are ahead; the client may retry after `retryAfterMs`. */
   | { kind: 'overloaded'; retryAfterMs: number };
 
 /**
- * Why a request could not be answered in time; undefined if it can be.
+ * Returns why the request is refused; undefined if it is admitted.
  * @param rows of the request
  * @param timeoutMs from now to its deadline
  */

@@ -7,8 +7,8 @@ import { createHttpServer, type TlsFiles } from './server.js';
 import { watchTls } from './tls.js';
 
 /**
- * During a drain, connections stay open for this long, in milliseconds, because a client may be sending a request on one. It gets its
- * answer, with `Connection: close`. A connection that is closed while a request is on its way fails that request.
+ * During a drain, connections stay open for this long, in milliseconds, because a client may be sending a request on one. That request is
+ * answered, with `Connection: close`. A connection that is closed while a request is on its way fails that request.
  */
 const KEPT_MS = 1_000;
 /** At the end of a drain, the responses to requests that were given up have this long to be sent, in milliseconds. */
@@ -74,7 +74,7 @@ export async function openPublicPort(
     drain: async (withinMs, giveUp) => {
       // So that clients do not send another request on a connection that is about to be closed.
       for (const response of unfinished) if (!response.headersSent) response.setHeader('Connection', 'close');
-      // The method of HTTP servers would also close idle connections.
+      // `http.Server.close` would also close idle connections, so this calls the method of `net.Server`.
       const closed = new Promise((resolve) => NetServer.prototype.close.call(server, resolve));
       const closedWithin = (ms: number) => Promise.race([closed, delay(ms, undefined, { ref: false })]);
       const keptMs = Math.min(KEPT_MS, withinMs / 2);
@@ -84,7 +84,7 @@ export async function openPublicPort(
       if (unfinished.size > 0) {
         log.warn(
           { requests: unfinished.size },
-          'DRAIN_SECONDS have passed; giving up the requests in flight',
+          'Drain time is nearly over; answering the unfinished requests with 503. Raise DRAIN_SECONDS if this happens often',
         );
         giveUp();
         await closedWithin(LAST_RESPONSES_MS);

@@ -91,7 +91,8 @@ export class QueueReader {
 
   /**
    * Takes no more messages, and finishes the held ones.
-   * @param withinMs after this long it returns the rest to the queue; undefined when Redis is away: it only takes no more
+   * @param withinMs time for the held messages, in milliseconds; then it returns the rest to the queue. Undefined when Redis is away: it
+   *   stops at once, and the locks of the held messages expire
    */
   async close(withinMs: number | undefined): Promise<void> {
     this.#closing = true;

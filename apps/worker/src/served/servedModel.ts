@@ -191,7 +191,7 @@ export async function serveModel(
     close: async (withinMs) => {
       stopSharing();
       const closed = Promise.all(readers.map((reader) => reader.close(withinMs)));
-      // With Redis away BullMQ would wait for it, and Redis may go away now.
+      // BullMQ waits for Redis without a limit, and Redis may become unreachable during the drain.
       await Promise.race([closed, delay((withinMs ?? 0) + AWAY_MS, undefined, { ref: false })]);
       await pool.close();
       metrics.ready(undefined);

@@ -268,7 +268,7 @@ export const settingsSchema = z.object({
   DRAIN_SECONDS: variable(whole(1, 3_600).default(25), {
     unit: 'seconds',
     meaning:
-      'A process that gets SIGTERM exits within this time. It finishes what it has; then a gateway answers the rest with 503, and a worker returns the rest to the queue. Kill it later than this, such as by `terminationGracePeriodSeconds`',
+      'Maximum time from SIGTERM to the exit of a process. Work that is not finished by then is answered with 503 (gateway) or returned to the queue (worker). The supervisor must wait longer before it kills the process, such as `terminationGracePeriodSeconds: 30`',
   }),
   RATE_LIMIT_REQUESTS: variable(whole(1).default(10), {
     unit: 'requests',

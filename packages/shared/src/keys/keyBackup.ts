@@ -30,7 +30,8 @@ const savedKeySchema = z.strictObject({
 type SavedKey = z.infer<typeof savedKeySchema>;
 
 /**
- * All keys with the hashes of their secrets, without what signs webhooks. Whoever has it can restore the keys, but use none of them.
+ * All keys with the hashes of their secrets, without the secrets that sign webhooks. It restores the keys, but contains no secret that a
+ * caller could send.
  */
 export const keyBackupSchema = z.strictObject({
   format: z.literal('sluice-keys'),
@@ -60,7 +61,8 @@ function saved(record: KeyRecord): SavedKey {
 
 /**
  * Saves all keys.
- * @returns the backup, the ids of keys whose signing secret is not in it, and those of malformed records, which are not either
+ * @returns the backup; ids of keys with a signing secret, which is not in the backup; ids of keys that were skipped, because their
+ *   record is malformed
  */
 export async function exportKeys(
   keyring: Keyring,
@@ -75,7 +77,7 @@ export async function exportKeys(
 
 /**
  * Restores keys. A key that exists stays as it is, because it may have been revoked or rotated since. So an import can be repeated.
- * @returns the ids of the restored keys, of those that exist just so, and of those that exist with other values
+ * @returns the ids of the restored keys, of those that exist with the same values, and of those that exist with other values
  */
 export async function importKeys(
   redis: Redis,

@@ -17,7 +17,7 @@ const MAX_RELEASE_MS = 2_000;
 export interface App {
   /**
    * Finishes the work in flight and releases all resources. May be called twice.
-   * @param withinMs work that has not ended after this long is given up in a way that loses nothing
+   * @param withinMs work that is unfinished after this long is ended: a gateway answers 503, a worker returns it to the queue
    */
   close(withinMs: number): Promise<void>;
   /** Sent to the parent process in the `ready` message. */
@@ -73,7 +73,10 @@ export async function runApp(
       setTimeout(() => process.exit(0), limitMs);
       return;
     }
-    const late = setTimeout(() => fail(new StartError('Drain timed out')), limitMs);
+    const late = setTimeout(
+      () => fail(new StartError('Drain did not end within DRAIN_SECONDS; exiting with unfinished work')),
+      limitMs,
+    );
     await app.close(workMs());
     clearTimeout(late);
     await endTracing();
@@ -93,7 +96,7 @@ export async function runApp(
   for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) {
     const earlier = process.listeners(signal);
     process.on(signal, () => void stop(signal).catch((error: unknown) => fail(error)));
-    // Those of the entry file. Without any listener in between, Node would drop a signal that has arrived already.
+    // Removes the listeners of the entry file. The new listener is added first, so that no signal is lost.
     for (const listener of earlier) process.off(signal, listener);
   }
   process.on('disconnect', () => {

@@ -181,7 +181,7 @@ export function keepSubscribed(redis: Redis, channel: string, log: Log): Promise
         () => resolve(),
         (err: unknown) => {
           log.debug({ err, channel }, 'Could not subscribe');
-          // Reopened, it subscribes again. A connection that was closed on purpose stays closed.
+          // After the reconnect, 'ready' subscribes again. A connection that is not ready reconnects by itself or was closed on purpose.
           if (redis.status === 'ready') redis.disconnect(true);
         },
       );

@@ -24,7 +24,7 @@ export const isStorageFull = hasCode('OOM|MISCONF');
 /** First line of a script that may write while Redis is over its `maxmemory`. Servers before Redis 7 do not know it. */
 export const ALLOW_WHEN_FULL = '#!lua flags=allow-oom';
 
-/** Whether the server on the other end cannot serve any more, as after a failover, or another node of the cluster must. */
+/** Whether this server can no longer serve the command: after a failover, or because another node of the cluster has the key. */
 export const isFailover = hasCode('READONLY|LOADING|MASTERDOWN|CLUSTERDOWN|MOVED|ASK|TRYAGAIN');
 
 const isRefusedLogin = hasCode(

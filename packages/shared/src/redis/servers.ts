@@ -9,7 +9,7 @@ const DEFAULT_PORT = 6379;
 const SENTINEL_PORT = 26_379;
 /** A node of a cluster that has not answered after this long is skipped, in milliseconds. */
 const NODE_TIMEOUT_MS = 1_000;
-/** Pauses between attempts to find sentinels' servers or a node, in milliseconds: longer after each attempt. */
+/** Pause between attempts to find the primary (Sentinel) or the node (Cluster), in milliseconds; it grows with each attempt. */
 const RETRY_MS = 100;
 const MAX_RETRY_MS = 1_000;
 /** A connection that is closed has this long to end, in milliseconds. */
@@ -23,14 +23,14 @@ interface Address {
   port: number;
 }
 
-/** What a URL with several addresses means. */
+/** A parsed URL with several addresses. */
 interface SeveralServers {
   kind: 'sentinel' | 'cluster';
   addresses: Address[];
   username: string;
   password: string;
   tls: boolean;
-  /** Of the group of servers that the sentinels watch. */
+  /** Name of the primary in the configuration of the sentinels. */
   name: string;
   db: number;
   sentinelPassword: string;
@@ -47,7 +47,7 @@ function decoded(text: string): string {
   try {
     return decodeURIComponent(text);
   } catch {
-    throw new Error('a % in the user name or password that encodes nothing; write %25 for %');
+    throw new Error('an invalid % in the user name, password or name; write %25 for %');
   }
 }
 
@@ -63,7 +63,9 @@ export function parseSeveralServers(url: string): SeveralServers {
   const isSentinel = kind === 'sentinel';
   const addresses = hosts.split(',').map((host) => {
     if (!URL.canParse(`redis://${host}`) || host === '')
-      throw new Error('not a list of hosts such as host-1:26379,host-2:26379');
+      throw new Error(
+        `the hosts are not valid; write ${isSentinel ? 'host-1:26379,host-2:26379' : 'host-1:6379,host-2:6379'}`,
+      );
     const { hostname, port } = new URL(`redis://${host}`);
     return {
       host: hostname.replace(/^\[|\]$/g, ''),
@@ -73,13 +75,18 @@ export function parseSeveralServers(url: string): SeveralServers {
   const [, name = '', database = '', ...rest] = path.split('/');
   if (isSentinel && (name === '' || rest.length > 0 || !/^\d*$/.test(database)))
     throw new Error(
-      'the path is not the name of the servers that the sentinels watch and a database, such as /mymaster or /mymaster/0',
+      'the path must be the name that the sentinels use, and optionally a database, such as /mymaster or /mymaster/0',
     );
-  if (!isSentinel && !['', '/', '/0'].includes(path)) throw new Error('a cluster has only database 0');
+  if (!isSentinel && !['', '/', '/0'].includes(path))
+    throw new Error('a cluster has only database 0; remove the path');
   const options = new URLSearchParams(query);
   const known = isSentinel ? ['sentinel_password'] : [];
   if ([...options.keys()].some((option) => !known.includes(option)))
-    throw new Error(`an option after "?"${isSentinel ? ' other than sentinel_password=' : ''}`);
+    throw new Error(
+      isSentinel
+        ? 'the only option after "?" is sentinel_password=<password>'
+        : 'options after "?" are not supported for a cluster; remove them',
+    );
   const [user = '', ...password] = login.split(':');
   return {
     kind,
@@ -98,14 +105,14 @@ const slotsSchema = z.array(
 );
 
 /**
- * Connects to the node of a cluster that has the keys of Sluice, all of which are in one slot. So a plain connection is
+ * Connects to the node of a cluster that has the keys of Sluice, all of which are in one hash slot. So a plain connection is
  * enough. It looks for the node anew each time it connects, so it follows a failover or a resharding.
  */
 function clusterConnector({ addresses, tls }: SeveralServers, login: ServerOptions) {
-  /** Nodes that were seen, the latest owner first. All connections of a process to a cluster share what one of them learns. */
+  /** Known nodes, the latest owner first. A connection and its duplicates share this list. */
   let nodes = addresses;
 
-  /** The node that has the slot, as another one says. */
+  /** The node that has the hash slot, according to another node. */
   async function ownerSeenBy({ host, port }: Address): Promise<Address> {
     const node = new Redis({
       ...login,
@@ -126,7 +133,8 @@ function clusterConnector({ addresses, tls }: SeveralServers, login: ServerOptio
       const addressOf = ([name, at]: [string, number, ...unknown[]]) => ({ host: name || host, port: at });
       const all = ranges.flatMap(([, , ...members]) => members.map(addressOf));
       const [owner] = ranges.find(([first, last]) => first <= slot && slot <= last)?.slice(2) ?? [];
-      if (!Array.isArray(owner)) throw new Error('CLUSTERDOWN No node has the slot of Sluice');
+      if (!Array.isArray(owner))
+        throw new Error('CLUSTERDOWN No node serves the hash slot of {sluice}; check CLUSTER INFO');
       const found = addressOf(owner);
       nodes = unique([found, ...all, ...addresses]);
       return found;
@@ -135,7 +143,7 @@ function clusterConnector({ addresses, tls }: SeveralServers, login: ServerOptio
     }
   }
 
-  /** The node that has the slot, as the first node that answers says. */
+  /** The node that has the hash slot, according to the first node that answers. */
   async function owner(): Promise<Address> {
     let failure: unknown;
     for (const node of nodes) {
