@@ -310,6 +310,8 @@ class SimulatedWorker {
   #runNext(): void {
     for (const model of this.#models) {
       if (model.busy || this.#pending.length === 0) continue;
+      this.#heldRows -= this.#pending.filter(({ ended }) => ended).length;
+      this.#pending = this.#pending.filter(({ ended }) => !ended);
       const microBatch = nextMicroBatch(this.#pending, this.#limits);
       if (microBatch === undefined) return;
       const chosen = new Set(microBatch);

@@ -98,14 +98,17 @@ export class Faults {
     };
     this.records.push(record);
     try {
-      await this.#run(kind, target, ms, record);
+      const happened = await this.#run(kind, target, ms, record);
+      // Nothing was free for it.
+      if (!happened) this.records.splice(this.records.indexOf(record), 1);
     } finally {
       record.endMs = performance.now();
       if (SHARED.includes(kind)) this.#sharedBusy = false;
     }
   }
 
-  async #run(kind: FaultKind, target: number, ms: number, record: FaultRecord): Promise<void> {
+  /** Resolves to whether it did something. */
+  async #run(kind: FaultKind, target: number, ms: number, record: FaultRecord): Promise<boolean> {
     const { proxy } = this.#fleet;
     switch (kind) {
       case 'kill gateway':
@@ -125,57 +128,67 @@ export class Faults {
         return this.#withMember(kind, target, (member) => this.#drain(member));
       case 'kill model process': {
         const pid = this.#modelProcess(target);
-        if (pid !== undefined && isRunning(pid)) process.kill(pid, 'SIGKILL');
-        return;
+        if (pid === undefined || !isRunning(pid)) return false;
+        process.kill(pid, 'SIGKILL');
+        return true;
       }
       case 'pause model process': {
         const pid = this.#modelProcess(target);
-        if (pid !== undefined) await pause(pid, ms);
-        return;
+        if (pid === undefined || !isRunning(pid)) return false;
+        await pause(pid, ms);
+        return true;
       }
       case 'restart Redis':
-        return this.#fleet.restartRedis();
+        await this.#fleet.restartRedis();
+        return true;
       case 'pause Redis':
-        return pause(this.#fleet.redisPid, Math.min(ms, 4_000));
+        await pause(this.#fleet.redisPid, Math.min(ms, 4_000));
+        return true;
       case 'fail over':
-        await this.#fleet.failOver();
-        return;
+        return this.#fleet.failOver();
       case 'fill Redis': {
         const { redis } = this.#fleet;
         await redis.config('SET', 'maxmemory', '1mb');
         await delay(Math.min(ms, 3_000));
         await redis.config('SET', 'maxmemory', '0');
-        return;
+        return true;
       }
       case 'kill connections':
         await this.#fleet.redis.call('CLIENT', 'KILL', 'TYPE', 'normal', 'SKIPME', 'yes');
-        return;
+        return true;
       case 'add latency':
         proxy.latencyMs = 10 + (target % 190);
         await delay(Math.min(ms, 3_000));
         proxy.latencyMs = 0;
-        return;
+        return true;
       case 'reset connections':
-        return proxy.reset();
+        proxy.reset();
+        return true;
       case 'hang connections':
         proxy.hang();
-        return delay(3_500);
+        await delay(3_500);
+        return true;
     }
   }
 
   /** Does something to a gateway or worker that is not in another fault; nothing if there is none. */
-  async #withMember(kind: FaultKind, target: number, act: (member: Member) => Promise<void>): Promise<void> {
+  async #withMember(
+    kind: FaultKind,
+    target: number,
+    act: (member: Member) => Promise<void>,
+  ): Promise<boolean> {
     const all = kind.endsWith('gateway') ? this.#fleet.gateways : this.#fleet.workers;
     const free = all.filter(({ busy }) => !busy);
     const member = free[target % free.length];
     // One gateway and one worker always live.
-    if (member === undefined || free.length < 2) return;
+    if (member === undefined || free.length < 2) return false;
     member.busy = true;
     try {
       await act(member);
     } finally {
       member.busy = false;
     }
+    return true;
   }
 
   async #drain(member: Member): Promise<void> {

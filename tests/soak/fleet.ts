@@ -168,6 +168,8 @@ export class Fleet {
   /** Resolves when each gateway sees all workers with all models. @throws Error after this time */
   async whenReady(withinMs: number): Promise<void> {
     this.#key ||= await this.key({});
+    const endMs = performance.now() + withinMs;
+    const leftMs = () => Math.max(0, endMs - performance.now());
     for (const { name, url } of this.gateways) {
       await until(
         `${name} sees ${WORKERS} workers with all models`,
@@ -179,14 +181,20 @@ export class Fleet {
           if (response?.status !== 200) return false;
           return modelsSchema.parse(await response.json()).every(({ workers }) => workers === WORKERS);
         },
-        withinMs,
+        leftMs(),
       );
     }
     await until(
       'all model processes run',
       () => this.workers.every((worker) => this.modelProcesses(worker).length === Object.keys(MODELS).length),
-      withinMs,
+      leftMs(),
     );
+  }
+
+  /** Counts of unfinished jobs and rows in Redis, as `<what> <number>`. */
+  async unfinishedCounts(): Promise<string[]> {
+    const counts = Object.entries(await this.redis.hgetall(names.counts));
+    return counts.filter(([what]) => !what.startsWith('ended ')).map((count) => count.join(' '));
   }
 
   /** Creates a key. */

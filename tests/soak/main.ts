@@ -55,7 +55,7 @@ interface Plan {
 
 /** Names in Redis that may remain when no job exists. */
 const MAY_REMAIN =
-  /^\{sluice\}:(key:|keys$|usage(-report)?:|limit:|refund:|reads:|streams:|failed-auth:|replies:|worker:|workers$|tokenizer:|gateways?:|unanswered:|webhooks:|webhook-deliveries:|sweep$|probe$|counts$)|-(bulk|interactive):(meta|events|marker|stalled-check|id|stalled)$/;
+  /^\{sluice\}:(key:|keys$|usage(-report)?:|limit:|refund:|reads:|streams:|failed-auth:|replies:|worker:|workers$|tokenizer:|gateways?:|unanswered:|webhooks:(meta|events|id|marker|stalled-check|stalled)$|webhook-deliveries:|sweep$|probe$|counts$)|-(bulk|interactive):(meta|events|marker|stalled-check|id|stalled)$/;
 
 async function soak({ root: folder, firstSeed, seeds, seconds, stopAtViolation, alone }: Plan) {
   const startMs = performance.now();
@@ -110,6 +110,8 @@ async function checkRest(fleet: Fleet, checker: Checker): Promise<void> {
     if (left.length > 0) await delay(200);
   } while (left.length > 0 && performance.now() < untilMs);
   if (left.length > 0) checker.violate('left-in-redis', left.slice(0, 20).join(' '));
+  const unfinished = await fleet.unfinishedCounts();
+  if (unfinished.length > 0) checker.violate('left-in-redis', `counts ${unfinished.join(', ')}`);
   const orphans = fleet.orphans();
   if (orphans.length > 0) checker.violate('left-processes', orphans.join(', '));
   for (const member of fleet.members) {
@@ -181,6 +183,10 @@ async function prove(builds: readonly Build[], firstSeed: number): Promise<boole
   return all;
 }
 
+for (const name of ['minutes', 'seconds', 'seeds', 'seed'] as const) {
+  const value = values[name];
+  if (value !== undefined && !(Number(value) > 0)) throw new Error(`--${name} must be a number above 0`);
+}
 if (values.help) console.log(USAGE);
 else if (values.prove) {
   const builds = BUILDS.filter(({ name }) => values.build === undefined || name === values.build);
@@ -200,5 +206,5 @@ else if (values.prove) {
     alone: values.recovery,
   });
   report(result);
-  process.exit(result.checker.violations.length === 0 ? 0 : 1);
+  process.exit(result.checker.violations.length === 0 && result.seeds > 0 ? 0 : 1);
 }

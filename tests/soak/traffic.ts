@@ -21,6 +21,8 @@ const BULK_DEADLINE_MS = 60_000;
 const LATE_MS = 3_000;
 /** How long a client waits after the deadline. */
 const PATIENCE_MS = 25_000;
+/** After this many rounds of erasing, jobs that are still there cannot be erased. */
+const ERASE_ROUNDS = 10;
 /** Reads and submissions are repeated for this long. */
 const RETRY_MS = 60_000;
 
@@ -169,8 +171,8 @@ export class Traffic {
     await Promise.all(this.#loops.splice(0));
     await Promise.all(this.#following);
     await this.#checkBatches();
-    await this.#checkJobs();
     await this.#checkWebhooks();
+    await this.#checkJobs();
     for (const unit of ['requests', 'texts'] as const) {
       this.#checker.checkWindow(unit, LIMITS[unit], this.#limited[unit], this.#faults());
       this.#limited[unit] = [];
@@ -200,9 +202,13 @@ export class Traffic {
     withinMs = DEADLINE_MS,
   ): Promise<Received> {
     const sentMs = performance.now();
-    const received = (status: Received['status'], text: string): Received => {
-      const isJson = /^[[{]/.test(text) && !text.includes('\n');
-      const body = isJson ? JSON.parse(text) : undefined;
+    const received = (status: Received['status'], text: string, isJson = false): Received => {
+      let body: unknown;
+      try {
+        if (isJson) body = JSON.parse(text);
+      } catch {
+        this.#checker.violate('wrong-output', `${path} ${status} is not JSON: ${text.slice(0, 300)}`);
+      }
       return { status, text, body, sentMs, endMs: performance.now(), gateway };
     };
     try {
@@ -211,7 +217,8 @@ export class Traffic {
         headers: { 'X-API-Key': key, ...init.headers },
         signal: AbortSignal.timeout(withinMs + PATIENCE_MS),
       });
-      return received(response.status, await response.text());
+      const isJson = /^application\/(problem\+)?json/.test(response.headers.get('content-type') ?? '');
+      return received(response.status, await response.text(), isJson);
     } catch (error) {
       if (error instanceof Error && error.name === 'TimeoutError')
         this.#checker.violate(
@@ -260,7 +267,8 @@ export class Traffic {
       (isLimited && status === 429) ||
       code === 'analysis_failed' ||
       status === 424 ||
-      status === 429;
+      // This family has no 503 for overload.
+      (path === '/embed' && status === 429);
     if (!allowed)
       this.#checker.violate('unexpected-status', `${details}\n${gateway.app.output.slice(-3_000)}`);
     if (wasQuiet && status !== 200 && !(isLimited && status === 429))
@@ -285,8 +293,10 @@ export class Traffic {
     this.#use(key, status);
     if (isLimited) {
       const unit = key === this.#keys.requests ? 'requests' : 'texts';
-      const outcome =
-        status === 429 ? 'refused' : status === 503 ? 'free' : status === 'broken' ? 'maybe' : 'taken';
+      // Of /embed, a 429 can also mean that the server is overloaded, which uses no slot.
+      const isRefused = status === 429 && /rate limit/i.test(received.text);
+      const isFree = status === 503 || (status === 429 && !isRefused);
+      const outcome = isRefused ? 'refused' : isFree ? 'free' : status === 'broken' ? 'maybe' : 'taken';
       this.#limited[unit].push({ sentMs, endMs, cost: unit === 'requests' ? 1 : cost, outcome });
     }
     return status === 200 ? received : undefined;
@@ -349,8 +359,10 @@ export class Traffic {
   async #repeat(what: string, send: () => Promise<Received>): Promise<Received | undefined> {
     const untilMs = performance.now() + RETRY_MS;
     while (performance.now() < untilMs) {
+      const wasQuiet = this.quiet;
       const received = await send();
       if (received.status !== 'broken' && received.status !== 503 && received.status !== 429) return received;
+      if (wasQuiet) this.#checker.violate('failed-in-quiet', `${what}: ${received.status} ${received.text}`);
       await delay(200);
     }
     this.#checker.violate('not-submitted', what);
@@ -391,8 +403,11 @@ export class Traffic {
   }
 
   #follow(following: Promise<void>): void {
-    this.#following.add(following);
-    void following.finally(() => this.#following.delete(following));
+    const followed = following.catch((error: unknown) =>
+      this.#checker.violate('wrong-output', `an answer cannot be read: ${error}`),
+    );
+    this.#following.add(followed);
+    void followed.finally(() => this.#following.delete(followed));
   }
 
   #get(random: Random, path: string): Promise<Received | undefined> {
@@ -448,14 +463,16 @@ export class Traffic {
         headers: { Accept: 'application/x-ndjson' },
       }),
     );
-    return received?.status === 200 ? received.text : `${received?.status}`;
+    if (received?.status === 200) return received.text;
+    this.#checker.violate('job-lost', `the results of ${id}: ${received?.status} ${received?.text}`);
+    return '';
   }
 
   async #checkJobs(): Promise<void> {
     const { counts } = this.#checker;
     for (const job of this.#jobs.values()) {
       if (!job.ended || job.read === undefined) continue;
-      const lines = job.read.trim().split('\n');
+      const lines = job.read.trim().split('\n').filter(Boolean);
       const results = lines.map((line) => JSON.parse(line));
       counts.results += results.length;
       if (
@@ -479,10 +496,14 @@ export class Traffic {
   /** Every job that exists was accepted; then erases all of them. */
   async #eraseAll(): Promise<void> {
     const batches = new Set(this.#batches.map(({ id }) => uuidOf(id)));
-    for (;;) {
+    for (let round = 1; ; round++) {
       const received = await this.#get(this.#random, '/jobs?limit=1000');
       const jobs: { job_id: string; status: string }[] = received?.body?.jobs ?? [];
       if (jobs.length === 0) break;
+      if (round > ERASE_ROUNDS) {
+        this.#checker.violate('left-in-redis', `${jobs.length} jobs cannot be erased`);
+        break;
+      }
       for (const { job_id, status } of jobs) {
         if (!this.#jobs.has(job_id) && !batches.has(job_id) && !this.#unknownBatches.has(job_id))
           this.#checker.violate('job-not-accepted', `${job_id} (${status})`);
@@ -544,7 +565,7 @@ export class Traffic {
     for (const { id, texts } of this.#batches) {
       for (;;) {
         const { body } = (await this.#get(this.#random, `/v1/batches/${id}`)) ?? {};
-        if (body?.status === 'completed') {
+        if (body?.status === 'completed' && body.output_file_id) {
           const output = await this.#get(this.#random, `/v1/files/${body.output_file_id}/content`);
           const answers = (output?.text ?? '')
             .trim()
@@ -613,13 +634,15 @@ export class Traffic {
   }
 
   async #checkWebhooks(): Promise<void> {
-    const waiting = () =>
-      [...this.#jobs.values()].filter(
-        ({ id, webhook, ended }) => webhook && ended && !this.#deliveries.has(id),
-      );
+    const wanted = [...this.#jobs.values()].filter(({ webhook, ended }) => webhook && ended);
+    const waiting = () => [...wanted, ...this.#batches].filter(({ id }) => !this.#deliveries.has(id));
     const untilMs = performance.now() + RETRY_MS / 2;
     while (waiting().length > 0 && performance.now() < untilMs) await delay(100);
     for (const { id } of waiting()) this.#checker.violate('webhook-missing', id);
+    const known = new Set([...wanted, ...this.#batches].map(({ id }) => id));
+    for (const id of this.#deliveries.keys())
+      if (!known.has(id) && !this.#unknownBatches.has(uuidOf(id)))
+        this.#checker.violate('webhook-wrong', `a delivery for ${id}, which has no webhook`);
   }
 
   async #checkUsage(): Promise<void> {

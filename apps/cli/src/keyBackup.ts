@@ -42,8 +42,9 @@ export function addKeyBackupCommands(keys: Command): void {
     .action(async (file: string) => {
       const backup = await readBackup(file);
       await withKeyring(async (keyring, _nowMs, redis) => {
-        const { imported, unchanged, different } = await importKeys(redis, keyring, backup);
-        for (const id of imported) await recordChange(redis, 'Key imported', id);
+        const { imported, unchanged, different } = await importKeys(redis, keyring, backup, (id) =>
+          recordChange(redis, 'Key imported', id),
+        );
         print(
           keys,
           { imported, unchanged, different },

@@ -2,8 +2,8 @@ import type { RequestListener, ServerResponse } from 'node:http';
 import { Server as NetServer } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
 import { EXIT_CONFIG, type Log, listen, type Settings, StartError } from '@sluice/shared';
-import type { ErrorFormat } from './problem.js';
-import { createHttpServer, type TlsFiles } from './server.js';
+import { type ErrorFormat, Problem } from './problem.js';
+import { createHttpServer, sendWithoutExpress, type TlsFiles } from './server.js';
 import { watchTls } from './tls.js';
 
 /**
@@ -11,6 +11,8 @@ import { watchTls } from './tls.js';
  * answered, with `Connection: close`. A connection that is closed while a request is on its way fails that request.
  */
 const KEPT_MS = 1_000;
+/** How often idle connections are closed after that, in milliseconds. */
+const CLOSE_IDLE_EVERY_MS = 100;
 /** At the end of a drain, the responses to requests that were given up have this long to be sent, in milliseconds. */
 const LAST_RESPONSES_MS = 200;
 /**
@@ -79,8 +81,9 @@ export async function openPublicPort(
       const closedWithin = (ms: number) => Promise.race([closed, delay(ms, undefined, { ref: false })]);
       const keptMs = Math.min(KEPT_MS, withinMs / 2);
       await closedWithin(keptMs);
-      server.closeIdleConnections();
-      await closedWithin(withinMs - keptMs - LAST_RESPONSES_MS);
+      // A connection becomes idle when its response has been sent.
+      const closing = setInterval(() => server.closeIdleConnections(), CLOSE_IDLE_EVERY_MS);
+      await closedWithin(withinMs - keptMs - 2 * LAST_RESPONSES_MS);
       if (unfinished.size > 0) {
         log.warn(
           { requests: unfinished.size },
@@ -88,7 +91,13 @@ export async function openPublicPort(
         );
         giveUp();
         await closedWithin(LAST_RESPONSES_MS);
+        // Those that did not wait for a model, such as uploads.
+        for (const response of unfinished)
+          if (!response.headersSent)
+            sendWithoutExpress(response.req, response, new Problem('shutting_down'), errorFormat);
+        await closedWithin(LAST_RESPONSES_MS);
       }
+      clearInterval(closing);
       server.closeAllConnections();
       stopWatching();
     },

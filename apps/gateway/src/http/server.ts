@@ -134,7 +134,8 @@ function plainResponse(problem: Problem, errorFormat: ErrorFormat, requestId: st
   return { body, headers };
 }
 
-function sendWithoutExpress(
+/** Sends a problem as the response to a request, without express. */
+export function sendWithoutExpress(
   request: IncomingMessage,
   response: ServerResponse,
   problem: Problem,

@@ -2,7 +2,7 @@ import { resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { suppliedKeySchema } from '@sluice/contract';
 import { z } from 'zod';
-import { namesSeveralServers, parseSeveralServers } from '../redis/servers.js';
+import { namesSeveralServers, parseSeveralServers } from '../redis/url.js';
 import { usableProcessors } from './processors.js';
 
 /** Whether Sluice was installed as a package, and not cloned. */
@@ -74,11 +74,16 @@ function isPercentEncoded(text: string): boolean {
 /** A Redis URL. What ioredis and `new URL` would silently misread is refused. */
 const redisUrl = () =>
   z.string().superRefine((text, context) => {
+    const refuse = (message: string) => context.addIssue({ code: 'custom', message });
+    if (!namesSeveralServers(text)) {
+      const [issue] = serverUrl.safeParse(text).error?.issues ?? [];
+      if (issue) refuse(issue.message);
+      return;
+    }
     try {
-      if (namesSeveralServers(text)) parseSeveralServers(text);
-      else for (const issue of serverUrl.safeParse(text).error?.issues ?? []) throw new Error(issue.message);
+      parseSeveralServers(text);
     } catch (error) {
-      context.addIssue({ code: 'custom', message: error instanceof Error ? error.message : String(error) });
+      refuse(error instanceof Error ? error.message : String(error));
     }
   });
 
@@ -265,7 +270,7 @@ export const settingsSchema = z.object({
     unit: 'seconds',
     meaning: 'Deadline of a request with more than 128 rows',
   }),
-  DRAIN_SECONDS: variable(whole(1, 3_600).default(25), {
+  DRAIN_SECONDS: variable(whole(2, 3_600).default(25), {
     unit: 'seconds',
     meaning:
       'Maximum time from SIGTERM to the exit of a process. Work that is not finished by then is answered with 503 (gateway) or returned to the queue (worker). The supervisor must wait longer before it kills the process, such as `terminationGracePeriodSeconds: 30`',

@@ -1,31 +1,33 @@
-import { limitUnitSchema, scopeSchema } from '@sluice/contract';
+import {
+  keyIdSchema,
+  keyNameSchema,
+  limitsSchema,
+  MAX_COUNT,
+  scopeSchema,
+  webhookUrlSchema,
+} from '@sluice/contract';
 import type { Redis } from 'ioredis';
 import { z } from 'zod';
 import { names } from '../redis/names.js';
-import type { KeyRecord, Keyring } from './keyring.js';
+import { type KeyRecord, type Keyring, type Limit, unitOf } from './keyring.js';
 
 const hash = z.string().regex(/^[0-9a-f]{64}$/, 'not a SHA-256 in hexadecimal digits');
-const timeMs = z.int().min(0);
+/** The latest time that a Date can have. */
+const timeMs = z.int().min(0).max(8.64e15);
 
 const savedKeySchema = z.strictObject({
-  id: z.string().regex(/^[0-9a-f]{12}$/, 'not the id of a key'),
+  id: keyIdSchema,
   hash,
   /** Of the secret before the last rotation. */
   previous: z.strictObject({ hash, until_ms: timeMs }).optional(),
-  name: z.string(),
+  name: keyNameSchema,
   scopes: z.array(scopeSchema),
-  limits: z.array(
-    z.strictObject({
-      limit: z.int().min(1),
-      windowSeconds: z.int().min(1),
-      unit: limitUnitSchema.optional(),
-    }),
-  ),
-  bulk_limit: z.int().min(0),
+  limits: limitsSchema,
+  bulk_limit: z.int().min(0).max(MAX_COUNT),
   created_at_ms: timeMs,
   expires_at_ms: timeMs.optional(),
   revoked_at_ms: timeMs.optional(),
-  webhook_url: z.string().optional(),
+  webhook_url: webhookUrlSchema.optional(),
 });
 type SavedKey = z.infer<typeof savedKeySchema>;
 
@@ -50,7 +52,11 @@ function saved(record: KeyRecord): SavedKey {
       : {}),
     name: record.name,
     scopes: record.scopes,
-    limits: record.limits,
+    limits: record.limits.map(({ limit, windowSeconds, ...rest }) => ({
+      limit,
+      window_seconds: windowSeconds,
+      unit: unitOf(rest),
+    })),
     bulk_limit: record.bulkLimit,
     created_at_ms: record.createdAtMs,
     ...(record.expiresAtMs === undefined ? {} : { expires_at_ms: record.expiresAtMs }),
@@ -77,12 +83,14 @@ export async function exportKeys(
 
 /**
  * Restores keys. A key that exists stays as it is, because it may have been revoked or rotated since. So an import can be repeated.
+ * @param onImported called after each restored key
  * @returns the ids of the restored keys, of those that exist with the same values, and of those that exist with other values
  */
 export async function importKeys(
   redis: Redis,
   keyring: Keyring,
   { keys }: KeyBackup,
+  onImported: (keyId: string) => Promise<void>,
 ): Promise<{ imported: string[]; unchanged: string[]; different: string[] }> {
   const ids: Record<'imported' | 'unchanged' | 'different', string[]> = {
     imported: [],
@@ -90,11 +98,18 @@ export async function importKeys(
     different: [],
   };
   for (const key of keys) {
-    const before = await keyring.read(key.id);
-    if (before === undefined) await restore(redis, key);
-    const after = await keyring.read(key.id);
+    const isNew = (await redis.exists(names.key(key.id))) === 0;
+    if (isNew) {
+      await restore(redis, key);
+      await onImported(key.id);
+    }
+    // A malformed record counts as one with other values.
+    const after = await keyring.read(key.id).catch((error: unknown) => {
+      if (error instanceof z.ZodError) return undefined;
+      throw error;
+    });
     const isSame = after !== undefined && JSON.stringify(saved(after)) === JSON.stringify(key);
-    ids[!isSame ? 'different' : before ? 'unchanged' : 'imported'].push(key.id);
+    ids[!isSame ? 'different' : isNew ? 'imported' : 'unchanged'].push(key.id);
   }
   return ids;
 }
@@ -106,7 +121,11 @@ async function restore(redis: Redis, { id, previous, scopes, limits, ...rest }: 
     id,
     ...(previous ? { previous_hash: previous.hash, previous_until_ms: previous.until_ms } : {}),
     scopes: JSON.stringify(scopes),
-    limits: JSON.stringify(limits),
+    limits: JSON.stringify(
+      limits.map(
+        ({ limit, window_seconds, unit }): Limit => ({ limit, windowSeconds: window_seconds, unit }),
+      ),
+    ),
     ...rest,
   };
   const transaction = redis.multi();

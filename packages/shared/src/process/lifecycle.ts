@@ -10,7 +10,7 @@ import { startTracing } from '../telemetry/tracing.js';
 const HEAP_GROWING_PERCENT = 20;
 
 /** The part of DRAIN_SECONDS in which an app releases its resources, after its work has ended. */
-const RELEASE_SHARE = 0.2;
+const RELEASE_SHARE = 0.4;
 const MAX_RELEASE_MS = 2_000;
 
 /** A running app. */
@@ -78,8 +78,8 @@ export async function runApp(
       limitMs,
     );
     await app.close(workMs());
-    clearTimeout(late);
     await endTracing();
+    clearTimeout(late);
     log.info('Drained');
     process.exit(0);
   };

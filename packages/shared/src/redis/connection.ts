@@ -1,10 +1,11 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { Redis, type RedisOptions } from 'ioredis';
 import type { Log } from '../log.js';
+import type { ServerOptions } from './clusterConnector.js';
 import { isFailover } from './errors.js';
 import { names } from './names.js';
 import { Outage } from './outage.js';
-import { type ServerOptions, serverOptions } from './servers.js';
+import { serverOptions } from './servers.js';
 
 /** A command that Redis has not answered after this long fails. */
 export const COMMAND_TIMEOUT_MS = 800;
@@ -61,10 +62,7 @@ class TurnRedis extends Redis {
       stream.cork();
       setImmediate(() => stream.uncork());
     }
-    const sent = super.sendCommand(...args);
-    // ioredis sends commands itself, such as SELECT after a reconnect, and handles no error of them, which would end this process.
-    if (sent instanceof Promise) sent.catch(() => {});
-    return sent;
+    return super.sendCommand(...args);
   }
 }
 
@@ -170,25 +168,49 @@ export function connectRedis(url: string, role: RedisRole, log: Log): Redis {
   return redis;
 }
 
+/** Channels of each connection, with those that wait for their first subscription. */
+const subscriptions = new WeakMap<Redis, Map<string, (() => void)[]>>();
+/** A channel that Redis refuses, such as one that its user may not read, is tried again after this long, in milliseconds. */
+const REFUSED_RETRY_MS = 5_000;
+
 /**
  * Subscribes a connection of the role `subscriber` to a channel, and again each time it is reopened. Resolves when it is subscribed
  * for the first time.
  */
 export function keepSubscribed(redis: Redis, channel: string, log: Log): Promise<void> {
   return new Promise((resolve) => {
-    const subscribe = () => {
-      redis.subscribe(channel).then(
-        () => resolve(),
-        (err: unknown) => {
-          log.debug({ err, channel }, 'Could not subscribe');
-          // After the reconnect, 'ready' subscribes again. A connection that is not ready reconnects by itself or was closed on purpose.
-          if (redis.status === 'ready') redis.disconnect(true);
-        },
-      );
-    };
-    redis.on('ready', subscribe);
-    if (redis.status === 'ready') subscribe();
+    const known = subscriptions.get(redis);
+    const channels = known ?? new Map<string, (() => void)[]>();
+    channels.set(channel, [...(channels.get(channel) ?? []), resolve]);
+    if (known === undefined) {
+      subscriptions.set(redis, channels);
+      redis.on('ready', () => {
+        for (const name of channels.keys()) subscribe(redis, name, channels, log);
+      });
+    }
+    if (redis.status === 'ready') subscribe(redis, channel, channels, log);
   });
+}
+
+function subscribe(redis: Redis, channel: string, channels: Map<string, (() => void)[]>, log: Log): void {
+  redis.subscribe(channel).then(
+    () => {
+      for (const resolve of channels.get(channel) ?? []) resolve();
+      channels.set(channel, []);
+    },
+    (err: unknown) => {
+      const isRefused = err instanceof Error && err.name === 'ReplyError';
+      log[isRefused ? 'warn' : 'debug']({ err, channel }, 'Could not subscribe');
+      // A connection that is not ready reconnects by itself or was closed on purpose.
+      if (redis.status !== 'ready') return;
+      // After the reconnect, 'ready' subscribes again.
+      if (!isRefused) redis.disconnect(true);
+      else
+        setTimeout(() => {
+          if (redis.status === 'ready') subscribe(redis, channel, channels, log);
+        }, REFUSED_RETRY_MS).unref();
+    },
+  );
 }
 
 /** Resolves when the connection can take commands, at once if it can already. Rejects when `signal` aborts. */
