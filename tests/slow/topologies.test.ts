@@ -77,24 +77,28 @@ async function killServer({ child }: Server): Promise<void> {
   await once(child, 'exit');
 }
 
+const envOf = (REDIS_URL: string): Env => ({
+  REDIS_URL,
+  PORT: '0',
+  ADMIN_PORT: '0',
+  WORKER_ADMIN_PORT: '0',
+  DATA_DIR: folder,
+  MODEL: 'minilm-l6-sst2',
+  MODEL_PROCESSES: '1',
+  LOG_LEVEL: 'debug',
+});
+
+function startApp(main: string, redisUrl: string, more: Env = {}): App {
+  const app = new App(process.execPath, [main], { ...envOf(redisUrl), ...more });
+  apps.push(app);
+  return app;
+}
+
 /** Starts a gateway and a worker, and creates a key. */
-async function startApps(REDIS_URL: string, more: Env = {}) {
-  const env = {
-    REDIS_URL,
-    PORT: '0',
-    ADMIN_PORT: '0',
-    WORKER_ADMIN_PORT: '0',
-    DATA_DIR: folder,
-    MODEL: 'minilm-l6-sst2',
-    MODEL_PROCESSES: '1',
-    LOG_LEVEL: 'debug',
-    ...more,
-  };
-  const [gateway, worker] = [gatewayMain, workerMain].map((main) => {
-    const app = new App(process.execPath, [main], env);
-    apps.push(app);
-    return app;
-  }) as [App, App];
+async function startApps(redisUrl: string, more: Env = {}) {
+  const env = { ...envOf(redisUrl), ...more };
+  const gateway = startApp(gatewayMain, redisUrl, more);
+  const worker = startApp(workerMain, redisUrl, more);
   const [{ port }] = await Promise.all([gateway.ready(), worker.ready()]);
   const url = `http://127.0.0.1:${port}`;
   await until('a worker is seen', async () => (await request(`${url}/ready`)).body.workers === 1);
@@ -142,8 +146,11 @@ async function startCluster() {
     'cluster-replica-validity-factor': '0',
     appendonly: 'yes',
     'maxmemory-policy': 'noeviction',
+    requirepass: 'secret',
+    masterauth: 'secret',
   };
-  const nodes = await Promise.all(Array.from({ length: 4 }, () => startServer(settings)));
+  const login = { password: 'secret' };
+  const nodes = await Promise.all(Array.from({ length: 4 }, () => startServer(settings, { login })));
   const masters = nodes.slice(0, 3);
   const [first, replica] = [nodes[0], nodes[3]];
   if (!first || !replica) throw new Error('There are no nodes');
@@ -169,9 +176,19 @@ async function startCluster() {
 }
 
 describe('Redis Cluster', () => {
+  test('a wrong password stops gateway and worker with the message of Redis', async () => {
+    const { owner } = await startCluster();
+    for (const main of [gatewayMain, workerMain]) {
+      const app = startApp(main, `redis+cluster://:wrong@127.0.0.1:${owner.port}`);
+      app.ready().catch(() => {});
+      expect(await app.exit()).toBe(78);
+      expect(app.output).toMatch(/REDIS_URL: WRONGPASS/);
+    }
+  });
+
   test('REDIS_URL may name any node; a failover started by an operator loses nothing', async () => {
     const { owner, other, replica } = await startCluster();
-    const url = `redis+cluster://127.0.0.1:${other.port},127.0.0.1:${owner.port}`;
+    const url = `redis+cluster://:secret@127.0.0.1:${other.port},127.0.0.1:${owner.port}`;
     const running = await startApps(url);
     await works(running, async () => {
       await replica.redis.call('CLUSTER', 'FAILOVER');
@@ -184,7 +201,7 @@ describe('Redis Cluster', () => {
 
   test('when the node with the data dies, its replica continues', async () => {
     const { owner, other, replica } = await startCluster();
-    const running = await startApps(`redis+cluster://127.0.0.1:${other.port}`);
+    const running = await startApps(`redis+cluster://:secret@127.0.0.1:${other.port}`);
     await works(running, async () => {
       await owner.redis.wait(1, 5_000);
       await killServer(owner);
@@ -195,7 +212,7 @@ describe('Redis Cluster', () => {
   }, 90_000);
 });
 
-test('Redis Sentinel: when the primary dies, the sentinels and Sluice change to the replica', async () => {
+test('Redis Sentinel: when the primary dies and one sentinel hangs, the others and Sluice change to the replica', async () => {
   const settings = { appendonly: 'yes', requirepass: 'p@ss/word', masterauth: 'p@ss/word' };
   const login = { password: 'p@ss/word' };
   const primary = await startServer(settings, { login });
@@ -220,6 +237,8 @@ test('Redis Sentinel: when the primary dies, the sentinels and Sluice change to 
     }
     return true;
   });
+  const [hanging] = sentinels;
+  if (hanging?.child.pid !== undefined) process.kill(hanging.child.pid, 'SIGSTOP');
   const hosts = sentinels.map(({ port }) => `127.0.0.1:${port}`).join(',');
   const url = `redis+sentinel://:p%40ss%2Fword@${hosts}/mymaster?sentinel_password=watch`;
   const running = await startApps(url);
