@@ -21,7 +21,10 @@ const USAGE = `npm run simulate -- [options]
   --check        compare with real runs on this machine instead
 `;
 
-/** Measured on the machine of docs/performance.md: 2 cores of an AMD EPYC without VNNI, Node 24, the bundled classifier. */
+/**
+ * Gateway, worker and Redis as in docs/performance.md, and a run of the bundled classifier as a worker logs it at load, on 2 cores of
+ * an AMD EPYC without VNNI. `clientMs` is an assumption; it matters only if everything runs on one machine.
+ */
 const COSTS: Costs = {
   gatewayMs: 0.943,
   workerMs: 0.498,

@@ -41,7 +41,7 @@ const STALLED_EVERY_MS = 750;
 const HEARTBEAT_EVERY_MS = 1_000;
 const HEARTBEAT_TTL_MS = 3_000;
 const SHARE_EVERY_MS = 250;
-/** A round trip between two machines. */
+/** A round trip between two machines, in milliseconds. This and the following shares are assumptions. */
 const NETWORK_MS = 0.2;
 /** Share of a gateway's and a worker's work that precedes the inference. */
 const BEFORE = 0.6;

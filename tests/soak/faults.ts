@@ -99,7 +99,7 @@ export class Faults {
     this.records.push(record);
     try {
       const happened = await this.#run(kind, target, ms, record);
-      // Nothing was free for it.
+      // No process was free, or the servers were not in sync.
       if (!happened) this.records.splice(this.records.indexOf(record), 1);
     } finally {
       record.endMs = performance.now();
@@ -171,7 +171,10 @@ export class Faults {
     }
   }
 
-  /** Does something to a gateway or worker that is not in another fault; nothing if there is none. */
+  /**
+   * Calls `act` with a gateway or worker that no other fault affects. Resolves to false, without calling it, if fewer than two of
+   * them are free.
+   */
   async #withMember(
     kind: FaultKind,
     target: number,
@@ -180,7 +183,7 @@ export class Faults {
     const all = kind.endsWith('gateway') ? this.#fleet.gateways : this.#fleet.workers;
     const free = all.filter(({ busy }) => !busy);
     const member = free[target % free.length];
-    // One gateway and one worker always live.
+    // So that at least one gateway and one worker stay alive.
     if (member === undefined || free.length < 2) return false;
     member.busy = true;
     try {
