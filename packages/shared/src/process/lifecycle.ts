@@ -40,8 +40,8 @@ export class StartError extends Error {
  * Runs an app as this process. It reads the settings from the environment, drains at SIGTERM, SIGINT, SIGHUP or when its parent
  * process is gone, and exits with status 0 after a drain, within DRAIN_SECONDS.
  * @param name part of every log line
- * @param start starts the app; `signal` aborts when the app is stopped before it is ready. It then has `drainMs` to finish what it
- *   has begun, and rejects
+ * @param start starts the app; `signal` aborts when the app is stopped before it is ready. It must
+ *   then finish its work within `drainMs` milliseconds and reject
  * @param env the environment to read the settings from
  */
 export async function runApp(
