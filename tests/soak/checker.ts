@@ -1,4 +1,4 @@
-import type { FaultRecord } from './faults.js';
+import type { Received } from './client.js';
 
 /** The guarantees that the checker verifies, by the name of their violation. */
 const VIOLATIONS = {
@@ -26,21 +26,13 @@ const VIOLATIONS = {
   'left-processes': 'processes of a dead worker or gateway remain',
   'unexpected-exit': 'a process exits by itself, or a drain ends with another status than 0 or too late',
   'not-recovered': 'the fleet is not ready again half a minute after the last fault',
+  'fault-missing': 'a kind of fault has never happened in a long run',
   leak: 'a process has grown, holds too many files, or has a wrong number of children',
 } as const;
 export type Violation = keyof typeof VIOLATIONS;
 
 /** Maximum number of printed violations per name and seed. */
 const SHOWN = 3;
-
-/** A request that used, or may have used, a window of a limited key. */
-export interface LimitedRequest {
-  sentMs: number;
-  endMs: number;
-  cost: number;
-  /** `refused`: 429. `maybe`: no answer, or a 503 whose slot may be lost. */
-  outcome: 'taken' | 'refused' | 'maybe' | 'free';
-}
 
 /** Collects what happened, and compares it with the guarantees. */
 export class Checker {
@@ -56,58 +48,18 @@ export class Checker {
     results: 0,
     deliveries: 0,
   };
-  /** When interactive requests that were answered with 200 were sent and answered. */
-  readonly answered: { sentMs: number; endMs: number }[] = [];
+  /** Interactive requests of a key that does not exceed its limits. */
+  readonly interactive: Pick<Received, 'status' | 'sentMs' | 'endMs'>[] = [];
   seed = 0;
+
+  recordInteractive({ status, sentMs, endMs }: Received): void {
+    this.interactive.push({ status, sentMs, endMs });
+  }
 
   violate(name: Violation, details: string): void {
     this.violations.push({ name, seed: this.seed, details });
     const same = this.violations.filter((other) => other.name === name && other.seed === this.seed);
     if (same.length > SHOWN) return;
     console.log(`VIOLATION ${name} (seed ${this.seed}): ${VIOLATIONS[name]}: ${details}`);
-  }
-
-  /**
-   * Checks one window of a key. Every check is conservative: it uses only what must be true, whatever happened between the times at
-   * which the client sent a request and received its answer.
-   */
-  checkWindow(
-    name: string,
-    { limit, windowMs }: { limit: number; windowMs: number },
-    requests: readonly LimitedRequest[],
-    faults: readonly FaultRecord[],
-  ): void {
-    const sorted = requests.toSorted((one, other) => one.sentMs - other.sentMs);
-    for (const [i, first] of sorted.entries()) {
-      let taken = 0;
-      for (const other of sorted.slice(i)) {
-        if (other.sentMs >= first.sentMs + windowMs) break;
-        if (other.outcome === 'taken' && other.endMs < first.sentMs + windowMs) taken += other.cost;
-      }
-      if (taken > limit) {
-        this.violate('limit-exceeded', `${name}: ${taken} within ${windowMs} ms, the limit is ${limit}`);
-        return;
-      }
-    }
-    // A slot becomes free at most one tick late; the rest is for clocks and rounding.
-    const slackMs = Math.max(1, windowMs / 10_000) + 20;
-    for (const refused of sorted.filter(({ outcome }) => outcome === 'refused')) {
-      const fromMs = refused.sentMs - windowMs - slackMs;
-      let most = 0;
-      for (const other of sorted) {
-        if (other === refused || other.endMs < fromMs || other.sentMs > refused.endMs) continue;
-        if (other.outcome === 'taken' || other.outcome === 'maybe') most += other.cost;
-        // A refunded slot was taken for a moment.
-        if (other.outcome === 'free' && other.endMs > refused.sentMs) most += other.cost;
-      }
-      const cut = faults.some(
-        ({ cuts, startMs, endMs }) =>
-          cuts && startMs < refused.endMs && (endMs ?? Number.POSITIVE_INFINITY) + windowMs > fromMs,
-      );
-      if (!cut && most + refused.cost <= limit) {
-        this.violate('limit-refused-early', `${name}: refused with at most ${most} of ${limit} used`);
-        return;
-      }
-    }
   }
 }

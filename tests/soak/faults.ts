@@ -64,13 +64,13 @@ export class Faults {
     this.#random = random;
   }
 
-  /** Injects this many faults at random; resolves when all have ended. */
-  inject(count: number): Promise<void> {
-    return this.injectAll(Array.from({ length: count }, () => this.#random.pick(FAULT_KINDS)));
+  /** Chooses this many kinds at random. */
+  choose(count: number): FaultKind[] {
+    return Array.from({ length: count }, () => this.#random.pick(FAULT_KINDS));
   }
 
-  /** Injects faults of these kinds; resolves when all have ended. */
-  async injectAll(kinds: readonly FaultKind[]): Promise<void> {
+  /** Injects faults of these kinds, which may overlap; resolves when all have ended. */
+  async inject(kinds: readonly FaultKind[]): Promise<void> {
     for (const kind of kinds) {
       const running = this.#begin(kind).catch((error: unknown) =>
         this.#checker.violate('not-recovered', `${kind}: ${error instanceof Error ? error.message : error}`),
@@ -94,7 +94,7 @@ export class Faults {
     const record: FaultRecord = {
       kind,
       startMs: performance.now(),
-      cuts: /kill gateway|Redis|fail over|connections|latency/.test(kind) && kind !== 'pause Redis',
+      cuts: /gateway|Redis|fail over|connections|latency/.test(kind) && !kind.startsWith('pause'),
     };
     this.records.push(record);
     try {

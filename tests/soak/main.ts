@@ -4,14 +4,25 @@ import { parseArgs } from 'node:util';
 import { root } from '../harness.js';
 import { BUILDS, type Build, makeBuild } from './builds.js';
 import { Checker } from './checker.js';
-import { FAULT_KINDS, type FaultRecord, Faults } from './faults.js';
+import { FAULT_KINDS, type FaultKind, type FaultRecord, Faults } from './faults.js';
 import { Fleet, MODELS } from './fleet.js';
 import { Random } from './random.js';
 import { Traffic } from './traffic.js';
 
 const FAULTS_PER_SEED = 10;
+/**
+ * In one seed of this many, the faults do not overlap, and the next one happens only when the fleet has recovered. Less excuses what goes
+ * wrong there.
+ */
+const APART_EVERY_SEEDS = 3;
+const FAULTS_APART = 5;
+const QUIET_APART_MS = 1_500;
+/** After this many seeds each kind of fault must have happened. */
+const SEEDS_WITH_ALL_KINDS = 30;
 /** After the last fault of a seed the fleet must be ready again within this time. */
 const RECOVERY_MS = 30_000;
+/** What a fault has delayed takes this long after the recovery. */
+const DELAYED_MS = 1_500;
 /** No fault is in progress for this long at the end of a seed. */
 const QUIET_MS = 3_000;
 /** A process that exceeds these has a leak. */
@@ -49,21 +60,31 @@ interface Plan {
   seconds: number;
   /** Whether the first violation ends the run. */
   stopAtViolation: boolean;
-  /** Whether each fault is injected alone. */
-  alone: boolean;
+  /** Whether each seed injects one fault of each kind, the next one only when the fleet has recovered. */
+  recovery: boolean;
 }
 
 /** Names in Redis that may remain when no job exists. */
 const MAY_REMAIN =
   /^\{sluice\}:(key:|keys$|usage(-report)?:|limit:|refund:|reads:|streams:|failed-auth:|replies:|worker:|workers$|tokenizer:|gateways?:|unanswered:|webhooks:(meta|events|id|marker|stalled-check|stalled)$|webhook-deliveries:|sweep$|probe$|counts$)|-(bulk|interactive):(meta|events|marker|stalled-check|id|stalled)$/;
 
-async function soak({ root: folder, firstSeed, seeds, seconds, stopAtViolation, alone }: Plan) {
+async function soak({ root: folder, firstSeed, seeds, seconds, stopAtViolation, recovery }: Plan) {
   const startMs = performance.now();
   const checker = new Checker();
   const faults: FaultRecord[] = [];
   const fleet = await Fleet.start(folder);
   const traffic = new Traffic(fleet, checker);
   fleet.onUnexpected = (what) => checker.violate('unexpected-exit', what);
+  /** Waits until the last fault has no effect any more; then every request must be answered with 200 for this long. */
+  const quiet = async (ms: number) => {
+    await fleet
+      .whenReady(RECOVERY_MS)
+      .catch((error: Error) => checker.violate('not-recovered', error.message));
+    await delay(DELAYED_MS);
+    traffic.quiet = true;
+    await delay(ms);
+    traffic.quiet = false;
+  };
   let done = 0;
   try {
     await traffic.prepare();
@@ -71,18 +92,15 @@ async function soak({ root: folder, firstSeed, seeds, seconds, stopAtViolation, 
       checker.seed = firstSeed + done;
       const random = new Random(checker.seed);
       const own = new Faults(fleet, checker, random.fork());
-      traffic.start(random.fork(), () => own.records);
-      if (!alone) await own.inject(FAULTS_PER_SEED);
-      for (const kind of alone ? FAULT_KINDS : []) {
-        await own.injectAll([kind]);
-        await recovered(fleet, checker);
-      }
-      await recovered(fleet, checker);
-      // What the last fault has delayed.
-      await delay(1_500);
-      traffic.quiet = true;
-      await delay(QUIET_MS);
-      traffic.quiet = false;
+      traffic.start(random.fork(), own.records);
+      if (recovery || checker.seed % APART_EVERY_SEEDS === 0) {
+        const kinds = recovery ? FAULT_KINDS : own.choose(FAULTS_APART);
+        for (const kind of kinds) {
+          await own.inject([kind]);
+          await quiet(QUIET_APART_MS);
+        }
+      } else await own.inject(own.choose(FAULTS_PER_SEED));
+      await quiet(QUIET_MS);
       await traffic.finish();
       faults.push(...own.records);
       await checkRest(fleet, checker);
@@ -93,12 +111,10 @@ async function soak({ root: folder, firstSeed, seeds, seconds, stopAtViolation, 
     traffic.close();
     await fleet.close();
   }
+  if (done >= SEEDS_WITH_ALL_KINDS)
+    for (const kind of FAULT_KINDS)
+      if (!faults.some((fault) => fault.kind === kind)) checker.violate('fault-missing', kind);
   return { checker, faults, seeds: done, seconds: (performance.now() - startMs) / 1_000 };
-}
-
-/** Waits until everything is ready again. */
-async function recovered(fleet: Fleet, checker: Checker): Promise<void> {
-  await fleet.whenReady(RECOVERY_MS).catch((error: Error) => checker.violate('not-recovered', error.message));
 }
 
 /** Checks Redis and the processes when there is nothing to do. */
@@ -127,29 +143,39 @@ function median(values: readonly number[]): number {
   return values.toSorted((one, other) => one - other)[Math.floor(values.length / 2)] ?? Number.NaN;
 }
 
-/** How long after the beginning of each fault an interactive request that was sent since then was answered. */
-function recoveries(checker: Checker, faults: readonly FaultRecord[]): Map<string, number[]> {
-  const sorted = checker.answered.toSorted((one, other) => one.endMs - other.endMs);
-  const found = new Map<string, number[]>();
-  for (const { kind, startMs } of faults) {
-    const next = sorted.find(({ sentMs }) => sentMs >= startMs);
-    if (next) found.set(kind, [...(found.get(kind) ?? []), next.endMs - startMs]);
-  }
-  return found;
+/**
+ * What each kind of fault did to interactive requests: how long after its beginning one that was sent since then was answered, and how
+ * many failed that were sent from the beginning of the fault to five seconds after its end.
+ */
+function effects({ interactive }: Checker, faults: readonly FaultRecord[], kind: FaultKind) {
+  const sorted = interactive.toSorted((one, other) => one.endMs - other.endMs);
+  const own = faults.filter((fault) => fault.kind === kind);
+  const near = own.flatMap(({ startMs, endMs = startMs }) =>
+    interactive.filter(({ sentMs, endMs: end }) => end >= startMs && sentMs <= endMs + 5_000),
+  );
+  return {
+    count: own.length,
+    recoveryMs: own.flatMap(({ startMs }) => {
+      const next = sorted.find(({ status, sentMs }) => status === 200 && sentMs >= startMs);
+      return next ? [next.endMs - startMs] : [];
+    }),
+    sent: near.length,
+    failed: (status: number | 'broken') => near.filter((request) => request.status === status).length,
+  };
 }
 
 function report({ checker, faults, seeds, seconds }: Awaited<ReturnType<typeof soak>>): void {
   const { counts, violations } = checker;
-  const times = recoveries(checker, faults);
-  console.log(`\n${seeds} seeds in ${Math.round(seconds)} s; until the next answer after each fault:\n`);
-  console.log('| fault | count | median | longest |\n| --- | --- | --- | --- |');
+  console.log(`
+${seeds} seeds in ${Math.round(seconds)} s. For each fault: time until the next answer, and interactive requests near it:
+
+| fault | count | median | longest | requests | 503 | 408 | connection broke |
+| --- | --- | --- | --- | --- | --- | --- | --- |`);
   for (const kind of FAULT_KINDS) {
-    const of = times.get(kind) ?? [];
-    const count = faults.filter((fault) => fault.kind === kind).length;
-    if (count > 0)
-      console.log(
-        `| ${kind} | ${count} | ${Math.round(median(of))} ms | ${Math.round(Math.max(...of))} ms |`,
-      );
+    const { count, recoveryMs, sent, failed } = effects(checker, faults, kind);
+    const times = [median(recoveryMs), Math.max(...recoveryMs)].map((ms) => `${Math.round(ms)} ms`);
+    const numbers = [sent, failed(503), failed(408), failed('broken')];
+    if (count > 0) console.log(`| ${[kind, count, ...times, ...numbers].join(' | ')} |`);
   }
   console.log(`
 requests    ${counts.requests}: ${counts.answers} answered, ${counts.refused} refused, ${counts.timedOut} timed out, ${counts.failed} failed, ${counts.broken} connections broken
@@ -171,7 +197,7 @@ async function prove(builds: readonly Build[], firstSeed: number): Promise<boole
       seeds: 200,
       seconds: Number.POSITIVE_INFINITY,
       stopAtViolation: true,
-      alone: false,
+      recovery: false,
     };
     const { checker, seeds } = await soak(plan).finally(() => folder.remove());
     const names = [...new Set(checker.violations.map(({ name }) => name))];
@@ -203,7 +229,7 @@ else if (values.prove) {
         ? Number.POSITIVE_INFINITY
         : Number(values.seconds ?? 60 * Number(values.minutes ?? 20)),
     stopAtViolation: false,
-    alone: values.recovery,
+    recovery: values.recovery,
   });
   report(result);
   process.exit(result.checker.violations.length === 0 && result.seeds > 0 ? 0 : 1);
