@@ -174,10 +174,15 @@ export class Client {
     return this.repeat(what, () => this.request(this.gateway(random), path, key, init));
   }
 
-  #failedInQuiet(what: string, { status, text, gateway }: Received): void {
+  /** A request that was sent in quiet has failed. */
+  #failedInQuiet(what: string, { status, text, gateway, sentMs }: Received): void {
+    const last = this.faults.at(-1);
+    // The next fault began before its answer.
+    if (last && last.startMs > sentMs) return;
+    const sinceMs = performance.now() - (last?.endMs ?? Number.NaN);
     this.#checker.violate(
       'failed-in-quiet',
-      `${what}: ${status} ${text.slice(0, 300)}, sent by ${gateway.name}`,
+      `${what}: ${status} ${text.slice(0, 300)}, sent by ${gateway.name}, ${Math.round(sinceMs)} ms after "${last?.kind}"`,
     );
   }
 
