@@ -64,9 +64,9 @@ export class Faults {
     this.#random = random;
   }
 
-  /** Chooses this many kinds at random. */
-  choose(count: number): FaultKind[] {
-    return Array.from({ length: count }, () => this.#random.pick(FAULT_KINDS));
+  /** Chooses from these kinds at random, `count` times. */
+  choose(kinds: readonly FaultKind[], count: number): FaultKind[] {
+    return Array.from({ length: count }, () => this.#random.pick(kinds));
   }
 
   /** Injects faults of these kinds, which may overlap; resolves when all have ended. */

@@ -35,6 +35,7 @@ const USAGE = `npm run soak -- [options]
   --seconds N   the same in seconds
   --seeds N     run N seeds
   --seed N      the first seed (1)
+  --faults LIST only these kinds of faults, with commas between them, such as "pause Redis,kill worker"
   --recovery    inject faults of each kind alone, to measure how soon requests are answered again
   --prove       run each build that is broken on purpose until the checker finds it, for at most 200 seeds
   --build NAME  only this broken build
@@ -46,6 +47,7 @@ const { values } = parseArgs({
     seconds: { type: 'string' },
     seeds: { type: 'string' },
     seed: { type: 'string' },
+    faults: { type: 'string' },
     recovery: { type: 'boolean', default: false },
     prove: { type: 'boolean', default: false },
     build: { type: 'string' },
@@ -58,6 +60,7 @@ interface Plan {
   firstSeed: number;
   seeds: number;
   seconds: number;
+  kinds: readonly FaultKind[];
   /** Whether the first violation ends the run. */
   stopAtViolation: boolean;
   /** Whether each seed injects one fault of each kind, the next one only when the fleet has recovered. */
@@ -68,7 +71,7 @@ interface Plan {
 const MAY_REMAIN =
   /^\{sluice\}:(key:|keys$|usage(-report)?:|limit:|refund:|reads:|streams:|failed-auth:|replies:|worker:|workers$|tokenizer:|gateways?:|unanswered:|webhooks:(meta|events|id|marker|stalled-check|stalled)$|webhook-deliveries:|sweep$|probe$|counts$)|-(bulk|interactive):(meta|events|marker|stalled-check|id|stalled)$/;
 
-async function soak({ root: folder, firstSeed, seeds, seconds, stopAtViolation, recovery }: Plan) {
+async function soak({ root: folder, firstSeed, seeds, seconds, kinds, stopAtViolation, recovery }: Plan) {
   const startMs = performance.now();
   const checker = new Checker();
   const faults: FaultRecord[] = [];
@@ -94,12 +97,11 @@ async function soak({ root: folder, firstSeed, seeds, seconds, stopAtViolation, 
       const own = new Faults(fleet, checker, random.fork());
       traffic.start(random.fork(), own.records);
       if (recovery || checker.seed % APART_EVERY_SEEDS === 0) {
-        const kinds = recovery ? FAULT_KINDS : own.choose(FAULTS_APART);
-        for (const kind of kinds) {
+        for (const kind of recovery ? kinds : own.choose(kinds, FAULTS_APART)) {
           await own.inject([kind]);
           await quiet(QUIET_APART_MS);
         }
-      } else await own.inject(own.choose(FAULTS_PER_SEED));
+      } else await own.inject(own.choose(kinds, FAULTS_PER_SEED));
       await quiet(QUIET_MS);
       await traffic.finish();
       faults.push(...own.records);
@@ -112,7 +114,7 @@ async function soak({ root: folder, firstSeed, seeds, seconds, stopAtViolation, 
     await fleet.close();
   }
   if (done >= SEEDS_WITH_ALL_KINDS)
-    for (const kind of FAULT_KINDS)
+    for (const kind of kinds)
       if (!faults.some((fault) => fault.kind === kind)) checker.violate('fault-missing', kind);
   return { checker, faults, seeds: done, seconds: (performance.now() - startMs) / 1_000 };
 }
@@ -185,7 +187,11 @@ violations  ${violations.length}`);
 }
 
 /** Runs broken builds until the checker finds them. Resolves to whether it found all. */
-async function prove(builds: readonly Build[], firstSeed: number): Promise<boolean> {
+async function prove(
+  builds: readonly Build[],
+  firstSeed: number,
+  kinds: readonly FaultKind[],
+): Promise<boolean> {
   const lines: string[] = [];
   let all = true;
   for (const build of builds) {
@@ -195,6 +201,7 @@ async function prove(builds: readonly Build[], firstSeed: number): Promise<boole
       root: folder.path,
       firstSeed,
       seeds: 200,
+      kinds,
       seconds: Number.POSITIVE_INFINITY,
       stopAtViolation: true,
       recovery: false,
@@ -213,16 +220,22 @@ for (const name of ['minutes', 'seconds', 'seeds', 'seed'] as const) {
   const value = values[name];
   if (value !== undefined && !(Number(value) > 0)) throw new Error(`--${name} must be a number above 0`);
 }
+const chosen = values.faults?.split(',');
+for (const kind of chosen ?? [])
+  if (!FAULT_KINDS.some((known) => known === kind))
+    throw new Error(`--faults: "${kind}" is none of ${FAULT_KINDS.join(', ')}`);
+const kinds = FAULT_KINDS.filter((kind) => chosen === undefined || chosen.includes(kind));
 if (values.help) console.log(USAGE);
 else if (values.prove) {
   const builds = BUILDS.filter(({ name }) => values.build === undefined || name === values.build);
   if (builds.length === 0) throw new Error(`There is no build ${values.build}`);
   // Connections that a fault has left open would keep this process alive.
-  process.exit((await prove(builds, Number(values.seed ?? 1))) ? 0 : 1);
+  process.exit((await prove(builds, Number(values.seed ?? 1), kinds)) ? 0 : 1);
 } else {
   const result = await soak({
     root,
     firstSeed: Number(values.seed ?? 1),
+    kinds,
     seeds: Number(values.seeds ?? Number.POSITIVE_INFINITY),
     seconds:
       values.seeds && !values.minutes && !values.seconds
