@@ -150,10 +150,10 @@ function closedLoop(costs: Costs, size: Size, clients: number, seconds: number) 
   return summary(simulated.ended.slice(before), seconds);
 }
 
-/** Numbers of clients of the runs that give the costs, and of those that are compared with the simulation. */
+/** Concurrent clients of the runs that measure the costs, and of the runs that are compared with the simulation. */
 const CLIENTS = { costs: 32, compared: [8, 16, 64, 128] } as const;
 
-/** Texts of a run of the model in those that give the costs: an assumption, because short texts of different lengths run apart. */
+/** Assumed mean number of texts in a micro-batch while the costs are measured. Texts of different lengths do not run together. */
 const MEAN_MICRO_BATCH = 2;
 
 type Server = Awaited<ReturnType<typeof sluice.start>>;
@@ -184,8 +184,15 @@ async function measuredCosts(server: Server, cores: number): Promise<Costs> {
 
 /** The mean of two measurements of the costs. */
 function meanCosts(one: Costs, other: Costs): Costs {
-  const names = Object.keys(one) as (keyof Costs)[];
-  return Object.fromEntries(names.map((name) => [name, (one[name] + other[name]) / 2])) as unknown as Costs;
+  const mean = (name: keyof Costs) => (one[name] + other[name]) / 2;
+  return {
+    gatewayMs: mean('gatewayMs'),
+    workerMs: mean('workerMs'),
+    redisMs: mean('redisMs'),
+    clientMs: mean('clientMs'),
+    msPerRun: mean('msPerRun'),
+    msPerToken: mean('msPerToken'),
+  };
 }
 
 /**
@@ -199,7 +206,7 @@ async function check(): Promise<boolean> {
   try {
     await load(server, sentences, { clients: 64, seconds: 3 });
     say(
-      '| clients | requests/s measured | simulated | | p50 measured | simulated | gateway, worker, model, Redis: ms a request |\n| --- | --- | --- | --- | --- | --- | --- |',
+      '| clients | requests/s measured | simulated | | p50 measured | simulated | gateway, worker, model, Redis: ms per request |\n| --- | --- | --- | --- | --- | --- | --- |',
     );
     let all = true;
     let before = await measuredCosts(server, cores);

@@ -13,7 +13,7 @@ export const sentences = readFileSync(join(root, 'tests/data/sst2-100.tsv'), 'ut
   .slice(1, 61)
   .map((row) => row.split('\t')[0] ?? '');
 
-/** The answer that each text gets alone, which it must always get. */
+/** The expected answer to each text: the one that it got when it was sent alone. */
 export class Answers {
   #checker: Checker;
   #scores = new Map<string, number>();

@@ -56,7 +56,7 @@ export class Client {
     return random.pick(this.#fleet.gateways);
   }
 
-  /** Sends a request, whatever its answer. */
+  /** Sends a request. Does not check the status. */
   async request(
     gateway: Member,
     path: string,
@@ -132,7 +132,7 @@ export class Client {
     const details = `${path} ${status} ${received.text.slice(0, 300)}`;
     const allowed =
       [200, 408, 503, 'broken'].includes(status) ||
-      // Of a text whose process was killed twice; the second is the answer of /embed.
+      // The model process was killed twice while it ran this text; /embed reports that as 424.
       received.body?.code === 'analysis_failed' ||
       status === 424 ||
       // /embed answers with it for overload, too.
@@ -153,10 +153,8 @@ export class Client {
   async repeat(what: string, send: () => Promise<Received>): Promise<Received | undefined> {
     const untilMs = performance.now() + RETRY_MS;
     while (performance.now() < untilMs) {
-      const wasQuiet = this.quiet;
       const received = await send();
       if (!isRefusal(received.status)) return received;
-      if (wasQuiet) this.#failedInQuiet(what, received);
       await delay(200);
     }
     this.#checker.violate('not-submitted', what);
@@ -171,7 +169,12 @@ export class Client {
     init: RequestInit = {},
   ): Promise<Received | undefined> {
     const what = `${init.method ?? 'GET'} ${path}`;
-    return this.repeat(what, () => this.request(this.gateway(random), path, key, init));
+    return this.repeat(what, async () => {
+      const wasQuiet = this.quiet;
+      const received = await this.request(this.gateway(random), path, key, init);
+      if (wasQuiet && isRefusal(received.status)) this.#failedInQuiet(what, received);
+      return received;
+    });
   }
 
   /** A request that was sent in quiet has failed. */
@@ -199,7 +202,8 @@ export class Client {
 }
 
 /** Whether a request was not accepted, or its connection broke. */
-const isRefusal = (status: Received['status']) => status === 'broken' || status === 503 || status === 429;
+export const isRefusal = (status: Received['status']) =>
+  status === 'broken' || status === 503 || status === 429;
 
 /** A body of JSON with its header. */
 export const json = (body: unknown, headers: Record<string, string> = {}): RequestInit => ({

@@ -21,7 +21,7 @@ interface AcceptedJob {
 
 /** Submits jobs, follows each to its end, and checks its results. */
 export class Jobs {
-  /** Of the key, and the URL of its webhooks. */
+  /** The API key, and the URL for its webhooks. */
   key = '';
   hook = '';
   #client: Client;
@@ -41,7 +41,7 @@ export class Jobs {
     return [...this.#jobs.values()].filter(({ webhook, ended }) => webhook && ended).map(({ id }) => id);
   }
 
-  /** Submits a job. Resolves to what follows it to its end; undefined if it was not accepted. */
+  /** Submits a job. Resolves to a function that follows it to its end, or to undefined if it was not accepted. */
   async submit(random: Random): Promise<(() => Promise<void>) | undefined> {
     const texts = Array.from({ length: random.int(5, 200) }, () => random.pick(sentences));
     const webhook = random.chance(0.4);

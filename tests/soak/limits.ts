@@ -20,11 +20,11 @@ interface LimitedRequest {
 
 /** A slot becomes free at most one tick late; the rest is for clocks and rounding. */
 const slackMs = (windowMs: number) => Math.max(1, windowMs / 10_000) + 20;
-/** Redis takes no slot for a request that was sent longer ago: its gateway gives it up after 800 ms, and clocks differ a little. */
+/** Redis takes no slot later than this after the client's answer: the gateway sets a limit of 800 ms, and clocks differ a little. */
 const TAKEN_WITHIN_MS = 1_000;
-/** A returned slot is free this long after the answer, and after the faults that it met. */
+/** A slot is returned at most this long after the answer and after the end of each fault that delayed it. */
 const RETURNED_WITHIN_MS = 1_000;
-/** A slot is returned again and again; a gateway that dies this long after an answer may not have done it yet. */
+/** A gateway retries a refund. If it dies within this time after the answer, the refund may be lost. */
 const MAY_BE_LOST_MS = 5_000;
 
 /**
@@ -98,7 +98,7 @@ export class LimitChecks {
   }
 }
 
-/** When the slot of a 503 is free again at the latest: never if a fault near it breaks connections. */
+/** The latest time at which the slot of a 503 is free again; Infinity if a fault near it may have lost the refund. */
 function returnedMs({ outcome, sentMs, endMs }: LimitedRequest, faults: readonly FaultRecord[]): number {
   if (outcome !== 'free') return endMs;
   let latestMs = endMs;

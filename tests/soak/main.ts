@@ -11,8 +11,8 @@ import { Traffic } from './traffic.js';
 
 const FAULTS_PER_SEED = 10;
 /**
- * In one seed of this many, the faults do not overlap, and the next one happens only when the fleet has recovered. Less excuses what goes
- * wrong there.
+ * In every third seed the faults do not overlap: each one starts after the fleet has recovered from the one before. A failure there has
+ * only one possible cause.
  */
 const APART_EVERY_SEEDS = 3;
 const FAULTS_APART = 5;
@@ -21,7 +21,7 @@ const QUIET_APART_MS = 1_500;
 const SEEDS_WITH_ALL_KINDS = 30;
 /** After the last fault of a seed the fleet must be ready again within this time. */
 const RECOVERY_MS = 30_000;
-/** What a fault has delayed takes this long after the recovery. */
+/** Time after the recovery in which a fault may still delay requests. */
 const DELAYED_MS = 1_500;
 /** No fault is in progress for this long at the end of a seed. */
 const QUIET_MS = 3_000;
@@ -35,7 +35,7 @@ const USAGE = `npm run soak -- [options]
   --seconds N   the same in seconds
   --seeds N     run N seeds
   --seed N      the first seed (1)
-  --faults LIST only these kinds of faults, with commas between them, such as "pause Redis,kill worker"
+  --faults LIST only these kinds of faults, separated by commas, such as "pause Redis,kill worker"
   --recovery    inject faults of each kind alone, to measure how soon requests are answered again
   --prove       run each build that is broken on purpose until the checker finds it, for at most 200 seeds
   --build NAME  only this broken build
@@ -145,39 +145,45 @@ function median(values: readonly number[]): number {
   return values.toSorted((one, other) => one - other)[Math.floor(values.length / 2)] ?? Number.NaN;
 }
 
+/** Requests that were sent this long after a fault count as near it. */
+const NEAR_MS = 5_000;
+
 /**
- * What each kind of fault did to interactive requests: how long after its beginning one that was sent since then was answered, and how
- * many failed that were sent from the beginning of the fault to five seconds after its end.
+ * The effect of a kind of fault on interactive requests: the times from its start until a request that was sent after that start is
+ * answered, and the requests that were in progress or sent between its start and {@link NEAR_MS} after its end. Other faults may have
+ * affected the same requests.
+ * @param interactive in the order in which they ended
  */
-function effects({ interactive }: Checker, faults: readonly FaultRecord[], kind: FaultKind) {
-  const sorted = interactive.toSorted((one, other) => one.endMs - other.endMs);
-  const own = faults.filter((fault) => fault.kind === kind);
-  const near = own.flatMap(({ startMs, endMs = startMs }) =>
-    interactive.filter(({ sentMs, endMs: end }) => end >= startMs && sentMs <= endMs + 5_000),
+function effects(interactive: Checker['interactive'], faults: readonly FaultRecord[]) {
+  const near = interactive.filter(({ sentMs, endMs }) =>
+    faults.some((fault) => endMs >= fault.startMs && sentMs <= (fault.endMs ?? fault.startMs) + NEAR_MS),
   );
+  const count = (...statuses: (number | 'broken')[]) =>
+    near.filter(({ status }) => statuses.includes(status)).length;
+  const failures = [count(503), count(408), count('broken')];
   return {
-    count: own.length,
-    recoveryMs: own.flatMap(({ startMs }) => {
-      const next = sorted.find(({ status, sentMs }) => status === 200 && sentMs >= startMs);
+    recoveryMs: faults.flatMap(({ startMs }) => {
+      const next = interactive.find(({ status, sentMs }) => status === 200 && sentMs >= startMs);
       return next ? [next.endMs - startMs] : [];
     }),
-    sent: near.length,
-    failed: (status: number | 'broken') => near.filter((request) => request.status === status).length,
+    numbers: [near.length, ...failures, near.length - count(200, 503, 408, 'broken')],
   };
 }
 
 function report({ checker, faults, seeds, seconds }: Awaited<ReturnType<typeof soak>>): void {
   const { counts, violations } = checker;
+  const interactive = checker.interactive.toSorted((one, other) => one.endMs - other.endMs);
   console.log(`
-${seeds} seeds in ${Math.round(seconds)} s. For each fault: time until the next answer, and interactive requests near it:
+${seeds} seeds in ${Math.round(seconds)} s. For each kind of fault: time until the next answer, and interactive requests near it:
 
-| fault | count | median | longest | requests | 503 | 408 | connection broke |
-| --- | --- | --- | --- | --- | --- | --- | --- |`);
+| fault | count | median | longest | requests | 503 | 408 | connection broke | other errors |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- |`);
   for (const kind of FAULT_KINDS) {
-    const { count, recoveryMs, sent, failed } = effects(checker, faults, kind);
+    const own = faults.filter((fault) => fault.kind === kind);
+    if (own.length === 0) continue;
+    const { recoveryMs, numbers } = effects(interactive, own);
     const times = [median(recoveryMs), Math.max(...recoveryMs)].map((ms) => `${Math.round(ms)} ms`);
-    const numbers = [sent, failed(503), failed(408), failed('broken')];
-    if (count > 0) console.log(`| ${[kind, count, ...times, ...numbers].join(' | ')} |`);
+    console.log(`| ${[kind, own.length, ...times, ...numbers].join(' | ')} |`);
   }
   console.log(`
 requests    ${counts.requests}: ${counts.answers} answered, ${counts.refused} refused, ${counts.timedOut} timed out, ${counts.failed} failed, ${counts.broken} connections broken
@@ -223,7 +229,7 @@ for (const name of ['minutes', 'seconds', 'seeds', 'seed'] as const) {
 const chosen = values.faults?.split(',');
 for (const kind of chosen ?? [])
   if (!FAULT_KINDS.some((known) => known === kind))
-    throw new Error(`--faults: "${kind}" is none of ${FAULT_KINDS.join(', ')}`);
+    throw new Error(`--faults: unknown kind "${kind}". Known kinds: ${FAULT_KINDS.join(', ')}`);
 const kinds = FAULT_KINDS.filter((kind) => chosen === undefined || chosen.includes(kind));
 if (values.help) console.log(USAGE);
 else if (values.prove) {

@@ -1,7 +1,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { type Answers, sentences } from './answers.js';
 import type { Checker } from './checker.js';
-import { type Client, json, RETRY_MS } from './client.js';
+import { type Client, isRefusal, json, RETRY_MS, type Received } from './client.js';
 import type { Random } from './random.js';
 
 /** A batch that was created. */
@@ -33,7 +33,7 @@ export class OpenAiBatches {
     return this.#batches.map(({ id }) => id);
   }
 
-  /** Ids of those whose creation was not confirmed. */
+  /** Ids of batches whose creation was not confirmed. */
   get unsure(): readonly string[] {
     return this.#unsureIds;
   }
@@ -59,16 +59,16 @@ export class OpenAiBatches {
     form.append('purpose', 'batch');
     form.append('file', new Blob([lines.join('\n')]), 'requests.jsonl');
     const gateway = this.#client.gateway(random);
-    // Of a file that was not confirmed, `check` erases what there is.
+    // If the upload is not confirmed, the file may exist; `check` erases it.
     const file = await this.#client.post(gateway, '/v1/files', this.key, { body: form });
-    if (file.status !== 200) return;
+    if (!this.#isCreated(file, 'POST /v1/files')) return;
     const created = await this.#client.post(
       gateway,
       '/v1/batches',
       this.key,
       json({ input_file_id: file.body.id, endpoint: '/v1/embeddings', completion_window: '24h' }),
     );
-    if (created.status !== 200) {
+    if (!this.#isCreated(created, 'POST /v1/batches')) {
       this.#isUnsure = true;
       return;
     }
@@ -84,9 +84,9 @@ export class OpenAiBatches {
         method: 'POST',
       },
     );
-    // It may have ended before.
-    if (canceled?.status !== 200 && canceled?.status !== 409)
+    if (canceled?.status !== 200)
       this.#checker.violate('job-lost', `cancel of ${batch.id}: ${canceled?.status} ${canceled?.text}`);
+    // A batch that has already ended keeps its status.
     batch.canceled = canceled?.body?.status === 'cancelled';
   }
 
@@ -105,6 +105,16 @@ export class OpenAiBatches {
   clear(): void {
     this.#batches = [];
     this.#unsureIds = [];
+  }
+
+  /** Whether a file or a batch was created. A refusal, or a connection that broke, is no violation. */
+  #isCreated({ status, text, gateway }: Received, what: string): boolean {
+    if (status !== 200 && !isRefusal(status))
+      this.#checker.violate(
+        'unexpected-status',
+        `${what} ${status} ${text.slice(0, 300)}\n${gateway.app.output.slice(-3_000)}`,
+      );
+    return status === 200;
   }
 
   async #checkBatch(random: Random, { id, texts, canceled }: CreatedBatch): Promise<void> {
@@ -142,6 +152,13 @@ export class OpenAiBatches {
     const output = output_file_id
       ? await this.#client.requestWithRetries(random, `/v1/files/${output_file_id}/content`, this.key)
       : undefined;
+    if (output_file_id && output?.status !== 200) {
+      this.#checker.violate(
+        'job-lost',
+        `the output of ${id}: ${output?.status} ${output?.text.slice(0, 300)}`,
+      );
+      return;
+    }
     const answers = (output?.text ?? '')
       .trim()
       .split('\n')
@@ -150,7 +167,7 @@ export class OpenAiBatches {
     this.#checker.counts.results += answers.length;
     const ids = new Set(answers.map(({ custom_id }) => custom_id));
     const isComplete = canceled || (answers.length === texts.length && request_counts.failed === 0);
-    const isOurs = answers.every(({ custom_id }) => texts[Number(custom_id.slice(1))] !== undefined);
+    const isOurs = answers.every(({ custom_id }) => texts[Number(String(custom_id).slice(1))] !== undefined);
     if (ids.size !== answers.length || !isComplete || !isOurs)
       this.#checker.violate('job-results', `${id}: ${answers.length} answers for ${texts.length} requests`);
     if (request_counts.total !== texts.length || request_counts.completed !== answers.length)
@@ -159,7 +176,7 @@ export class OpenAiBatches {
         `${id}: ${JSON.stringify(request_counts)}, ${answers.length} answers`,
       );
     for (const { custom_id, response } of answers) {
-      const text = texts[Number(custom_id.slice(1))] ?? '';
+      const text = texts[Number(String(custom_id).slice(1))] ?? '';
       this.#answers.checkVector(text, response?.body?.data?.[0]?.embedding, `batch ${id}`);
     }
   }

@@ -22,7 +22,7 @@ export class Traffic {
   #random = new Random(0);
   #running = false;
   #loops: Promise<void>[] = [];
-  /** What was begun by a loop that has not waited for it. */
+  /** Requests and jobs that continue after their loop has moved on. */
   #following = new Set<Promise<void>>();
   #usage: Usage;
   #client: Client;

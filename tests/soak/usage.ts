@@ -11,11 +11,14 @@ interface Used {
   certain: number;
   /** Requests whose connection broke, which may have used one. */
   maybe: number;
-  /** The usage of the key at the end of the seed before. */
+  /** Requests that Redis had counted at the end of the previous seed. */
   counted: number;
 }
 
-/** Compares the usage of each key with the requests of its clients. A killed gateway may lose a part of it, but none counts twice. */
+/**
+ * Compares the usage of each key with the requests of its clients. A killed gateway may lose the usage of its last second, but no request
+ * may count twice.
+ */
 export class Usage {
   #fleet: Fleet;
   #checker: Checker;
@@ -38,11 +41,13 @@ export class Usage {
   async check(): Promise<void> {
     await delay(REPORTED_WITHIN_MS);
     const [gateway] = this.#fleet.gateways;
-    const { adminPort } = (await gateway?.app.ready()) ?? {};
+    if (gateway === undefined) throw new Error('There is no gateway');
+    const { adminPort } = await gateway.app.ready();
     for (const [key, used] of this.#used) {
       const response = await fetch(`http://127.0.0.1:${adminPort}/admin/keys/${keyIdOf(key)}/usage`, {
         headers: { Authorization: `Bearer ${ADMIN_TOKEN}` },
       });
+      if (response.status !== 200) throw new Error(`Could not read the usage of a key: ${response.status}`);
       const { days } = (await response.json()) as { days: { requests: number }[] };
       const counted = days.reduce((sum, { requests }) => sum + requests, 0);
       const { certain, maybe } = used;
