@@ -18,7 +18,7 @@ import {
   resultsSchema,
 } from '@sluice/contract';
 import { compile } from 'json-schema-to-typescript';
-import { z } from 'zod';
+import * as z from 'zod';
 import { root } from './setup.mjs';
 
 export const typesFile = join(root, 'packages/client/src/api.ts');

@@ -51,6 +51,9 @@ async function queuedTexts(): Promise<string[]> {
   return messages.flatMap(({ data }) => data.items.map(({ input }: { input: string }) => input));
 }
 
+/** Number of messages that were added to the queue in this test. */
+const added = async () => Number(await rig.redis.get(`{sluice}:${queueName(bundledSpec, 'interactive')}:id`));
+
 /** Numbers of messages in the queue by state. */
 async function counts() {
   const queue = queueOf();
@@ -141,7 +144,11 @@ test("a killed worker's texts are answered by another within the deadline", asyn
   const answers: ReturnType<typeof predict>[] = [];
   const runs = join(rig.folder, 'runs');
   writeFileSync(runs, '');
-  for (let i = 1; i <= 6; i++) answers.push(predict(`«slow:400» number ${i}`));
+  for (let i = 1; i <= 6; i++) {
+    answers.push(predict(`«slow:700» number ${i}`));
+    // Texts that arrive together would share a message.
+    await until('it is in the queue', async () => (await added()) === i);
+  }
   // Each worker takes two at least, one of which runs.
   await until('both have some', async () => (await counts()).active >= 4);
   killed.child.kill('SIGKILL');
@@ -155,7 +162,7 @@ test('when a client disconnects, its message in the queue is removed', async () 
   await faultyWorker({ MICRO_BATCH_TEXTS: '1' });
   const held: ReturnType<typeof predict>[] = [];
   for (let messages = 1; messages <= 4; messages++) {
-    held.push(predict(`«slow:600» number ${messages}`));
+    held.push(predict(`«slow:1500» number ${messages}`));
     await until('the worker has it', async () => (await counts()).active === messages);
   }
   const disconnect = new AbortController();

@@ -1,7 +1,7 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { z } from 'zod';
+import * as z from 'zod';
 import { post, Rig, root } from './harness.js';
 
 // Compares outputs with those of Python's transformers and sentence-transformers, which tests/reference/make.py has

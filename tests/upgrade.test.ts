@@ -2,7 +2,7 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from '@jest/globals';
 import { REPLY_FIELD, repliesSchema } from '@sluice/shared';
-import { z } from 'zod';
+import * as z from 'zod';
 import { Rig, request, root, until } from './harness.js';
 import { savedSchema, writeAll } from './upgrade/snapshot.js';
 

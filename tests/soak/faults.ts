@@ -12,7 +12,7 @@ export interface FaultRecord {
   endMs?: number;
   /** The gateway that was paused; its clients wait meanwhile. */
   paused?: Member;
-  /** Whether connections break or data is lost on its way, so that the slot of a 503 may be lost. */
+  /** Whether a gateway may not read that Redis took a slot, so that the slot of a 503 stays taken. */
   cuts: boolean;
 }
 
@@ -94,7 +94,7 @@ export class Faults {
     const record: FaultRecord = {
       kind,
       startMs: performance.now(),
-      cuts: /gateway|Redis|fail over|connections|latency/.test(kind) && !kind.startsWith('pause'),
+      cuts: /gateway|Redis|fail over|connections|latency/.test(kind) && kind !== 'pause Redis',
     };
     this.records.push(record);
     try {

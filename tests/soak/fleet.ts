@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { connectRedis, type KeyOptions, Keyring, makeKey, names } from '@sluice/shared';
 import type { Redis } from 'ioredis';
-import { z } from 'zod';
+import * as z from 'zod';
 import { freePort, startRedis, stopRedis } from '../../scripts/redis.mjs';
 import { NODE_FLAGS } from '../../scripts/setup.mjs';
 import { App, type Env, isRunning, killGroup, silentLog, temporary, until, watcher } from '../harness.js';

@@ -98,14 +98,19 @@ export class LimitChecks {
   }
 }
 
-/** The latest time at which the slot of a 503 is free again; Infinity if a fault near it may have lost the refund. */
+/**
+ * The latest time at which the slot of a 503 is free again; Infinity if a fault near it may have lost the refund. Each fault that begins
+ * before that time delays the refund further.
+ * @param faults in the order in which they began
+ */
 function returnedMs({ outcome, sentMs, endMs }: LimitedRequest, faults: readonly FaultRecord[]): number {
   if (outcome !== 'free') return endMs;
-  let latestMs = endMs;
+  let latestMs = endMs + RETURNED_WITHIN_MS;
   for (const { cuts, startMs, endMs: faultEndMs = Number.POSITIVE_INFINITY } of faults) {
     if (cuts && startMs < endMs + MAY_BE_LOST_MS && faultEndMs + RETURNED_WITHIN_MS > sentMs)
       return Number.POSITIVE_INFINITY;
-    if (startMs < endMs && faultEndMs > sentMs) latestMs = Math.max(latestMs, faultEndMs);
+    if (startMs < latestMs && faultEndMs > sentMs)
+      latestMs = Math.max(latestMs, faultEndMs + RETURNED_WITHIN_MS);
   }
-  return latestMs + RETURNED_WITHIN_MS;
+  return latestMs;
 }

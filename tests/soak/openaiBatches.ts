@@ -127,7 +127,8 @@ export class OpenAiBatches {
         return;
       }
       if (body?.status !== 'in_progress') {
-        this.#checker.violate(body ? 'job-not-completed' : 'job-lost', `${id}: ${JSON.stringify(body)}`);
+        const ended = canceled ? 'changed-after-cancel' : 'job-not-completed';
+        this.#checker.violate(body ? ended : 'job-lost', `${id}: ${JSON.stringify(body)}`);
         return;
       }
       if (performance.now() > untilMs) {

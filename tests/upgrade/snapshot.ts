@@ -1,5 +1,5 @@
 import type { Redis } from 'ioredis';
-import { z } from 'zod';
+import * as z from 'zod';
 
 /** A key of Redis with its value; parts of values are in base64, because some are binary. */
 export const savedSchema = z.object({

@@ -6,7 +6,7 @@ import {
   keyIdSchema,
   problemSchema,
 } from '@sluice/contract';
-import type { z } from 'zod';
+import type * as z from 'zod';
 import { CliError, UsageError } from './cliError.js';
 import { adminPort } from './terminal.js';
 

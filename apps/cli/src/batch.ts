@@ -6,7 +6,7 @@ import { json } from '@sluice/shared';
 import { DEFAULT_COLUMN, type FileResult, tableOf } from '@sluice/tables';
 import { taskNamed } from '@sluice/tasks';
 import { type Command, InvalidArgumentError, Option } from 'commander';
-import { z } from 'zod';
+import * as z from 'zod';
 import {
   type BatchFile,
   type FileFormat,

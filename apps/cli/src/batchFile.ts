@@ -5,7 +5,7 @@ import type { BatchItem } from '@sluice/client';
 import { batchLine, batchRequestSchema, itemIdSchema, textSchema } from '@sluice/contract';
 import { json } from '@sluice/shared';
 import { columnAt, LINE_END, readLines, readTable, type Table } from '@sluice/tables';
-import { z } from 'zod';
+import * as z from 'zod';
 import { CliError, systemReason } from './cliError.js';
 import { decode } from './encoding.js';
 

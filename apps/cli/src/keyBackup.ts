@@ -2,7 +2,7 @@ import { readFile, writeFile } from 'node:fs/promises';
 import { text } from 'node:stream/consumers';
 import { exportKeys, importKeys, keyBackupSchema } from '@sluice/shared';
 import type { Command } from 'commander';
-import { z } from 'zod';
+import * as z from 'zod';
 import { CliError, UsageError } from './cliError.js';
 import { recordChange, withKeyring } from './keyring.js';
 import { commandName, print } from './terminal.js';

@@ -1,7 +1,7 @@
 import { text as textOf } from 'node:stream/consumers';
 import { json } from '@sluice/shared';
 import type { Command } from 'commander';
-import { z } from 'zod';
+import * as z from 'zod';
 import { jsonObject } from './batch.js';
 import { UsageError } from './cliError.js';
 import { connect, print } from './terminal.js';

@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { Sluice } from '@sluice/client';
 import { json, readSettings } from '@sluice/shared';
 import type { Command } from 'commander';
-import { z } from 'zod';
+import * as z from 'zod';
 import { CliError, UsageError } from './cliError.js';
 import { readKeyFile } from './keyFile.js';
 

@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 
 /** What a key may be used for. `batch` covers jobs. A new key has both. */
 export const scopeSchema = z.enum(['predict', 'batch']);

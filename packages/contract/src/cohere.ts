@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import { type Bounds, nameDocs, namesFor, textSchema } from './prediction.js';
 import { describeErrorFlat } from './problem.js';
 import { type FamilyErrors, type Route, work, workProblems } from './route.js';

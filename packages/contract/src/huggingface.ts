@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import { inputDocs, oneOrManyDocs } from './input.js';
 import { parametersSchema } from './job.js';
 import { type Bounds, modelParams, timeoutSeconds } from './prediction.js';

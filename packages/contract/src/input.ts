@@ -1,5 +1,5 @@
 import { type TaskName, taskNamed } from '@sluice/tasks';
-import { z } from 'zod';
+import * as z from 'zod';
 import { type Bounds, textSchema } from './prediction.js';
 
 export type Json = Record<string, unknown>;

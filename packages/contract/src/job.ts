@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import { inputDocs, parametersDocs } from './input.js';
 import { keyIdSchema, webhookUrlSchema } from './key.js';
 import { type Bounds, modelId, textSchema } from './prediction.js';

@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import { limitUnitSchema, scopeSchema } from './account.js';
 
 /** The longest window: a year, in seconds. */

@@ -1,5 +1,5 @@
 import { taskNameSchema } from '@sluice/tasks';
-import { z } from 'zod';
+import * as z from 'zod';
 
 /** A configured model with what live workers report about it; null while no worker has reported. */
 export const modelSchema = z

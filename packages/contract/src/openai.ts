@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import { oneOrManyDocs, textDocs } from './input.js';
 import { batchHeaders, numberIn } from './job.js';
 import { type Bounds, modelParams, nameDocs, namesFor } from './prediction.js';

@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import type { Example } from './examples.js';
 import { type ErrorFacts, type ProblemCode, problemSchema, problems } from './problem.js';
 import { problemsOf, type Route, statusOf } from './route.js';

@@ -1,5 +1,5 @@
 import { labelScoreSchema as modelLabelScoreSchema, type TaskName } from '@sluice/tasks';
-import { z } from 'zod';
+import * as z from 'zod';
 
 /** Configured limits of the bodies. */
 export interface Bounds {

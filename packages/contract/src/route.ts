@@ -1,5 +1,5 @@
 import type { TaskName } from '@sluice/tasks';
-import type { z } from 'zod';
+import type * as z from 'zod';
 import type { Scope } from './account.js';
 import { type ErrorFacts, type ProblemCode, problems } from './problem.js';
 

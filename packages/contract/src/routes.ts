@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import { accountSchema, healthSchema, itemsSchema, readySchema } from './account.js';
 import {
   acceptedSchema,

@@ -1,5 +1,5 @@
 import { type TaskName, taskNameSchema } from '@sluice/tasks';
-import { z } from 'zod';
+import * as z from 'zod';
 import { eitherOf, type Json, oneOrManyDocs, partOf, textDocs } from './input.js';
 import { type Bounds, modelParams, namesFor, textSchema } from './prediction.js';
 import { describeErrorFlat, type ProblemCode } from './problem.js';

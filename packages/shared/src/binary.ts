@@ -1,5 +1,5 @@
 import { Packr } from 'msgpackr';
-import { z } from 'zod';
+import * as z from 'zod';
 
 /** MessagePack (https://msgpack.org), in which a vector stays raw float32. Each value is packed independently. */
 const packr = new Packr({ useRecords: false, moreTypes: true });

@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 
 /** Schema of JSON text that is parsed and then checked against another schema. */
 export function json<T extends z.ZodType>(schema: T) {

@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import { float32Schema, RESULT_BYTES, sharedParameters, type Task } from './task.js';
 
 const parametersSchema = z.strictObject({

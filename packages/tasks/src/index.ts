@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import { featureExtraction } from './featureExtraction.js';
 import type { Task } from './task.js';
 import { textClassification } from './textClassification.js';

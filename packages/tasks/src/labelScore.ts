@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 
 /** A label and the model's score for it, not rounded. */
 export const labelScoreSchema = z.object({ label: z.string(), score: z.number() });

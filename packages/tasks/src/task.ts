@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 
 /** One sequence that the model is given: a text, or a pair of texts. */
 export const rowSchema = z.object({ text: z.string(), pair: z.string().optional() });

@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import { bytesOf, RESULT_BYTES, sharedParameters, type Task } from './task.js';
 
 const aggregationSchema = z.enum(['none', 'simple', 'first', 'average', 'max']);

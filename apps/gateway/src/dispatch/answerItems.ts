@@ -1,7 +1,7 @@
 import { setMaxListeners } from 'node:events';
 import type { Lane, Outcome } from '@sluice/shared';
 import type { Task } from '@sluice/tasks';
-import type { z } from 'zod';
+import type * as z from 'zod';
 import type { Admission } from '../admission/admission.js';
 import { Problem } from '../http/problem.js';
 import type { Dispatcher } from './dispatcher.js';

@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { COMMAND_TIMEOUT_MS, type Log, names, type RedisClock } from '@sluice/shared';
 import type { Redis, Result } from 'ioredis';
-import { z } from 'zod';
+import * as z from 'zod';
 import type { RedisMemory } from '../admission/redisMemory.js';
 import { fromRedis, Problem } from '../http/problem.js';
 import { ConcurrencyLimit } from '../limits/concurrencyLimit.js';

@@ -1,7 +1,7 @@
 import { type Route, statusOf } from '@sluice/contract';
 import { inSpan, type Log, SpanKind, startSpan } from '@sluice/shared';
 import express, { type Express, type Request, type Response } from 'express';
-import { z } from 'zod';
+import * as z from 'zod';
 import type { Caller } from '../auth/authenticate.js';
 import type { RateLimit, Slot } from '../limits/rateLimit.js';
 import type { ReadLimit } from '../limits/readLimit.js';

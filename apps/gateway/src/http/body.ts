@@ -1,6 +1,6 @@
 import type { ProblemCode } from '@sluice/contract';
 import express, { type Request, type Response } from 'express';
-import { z } from 'zod';
+import * as z from 'zod';
 import { ClientClosedRequest, Problem } from './problem.js';
 
 /** Error types of body-parser. */

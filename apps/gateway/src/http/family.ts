@@ -1,6 +1,6 @@
 import type { Route } from '@sluice/contract';
 import type { Express, Request, Response } from 'express';
-import type { z } from 'zod';
+import type * as z from 'zod';
 import type { Caller } from '../auth/authenticate.js';
 import type { Slot } from '../limits/rateLimit.js';
 import type { WindowState } from '../limits/slidingWindow.js';

@@ -2,7 +2,7 @@ import type { Readable } from 'node:stream';
 import type { BatchItem, batchLine } from '@sluice/contract';
 import type { JobItem } from '@sluice/shared';
 import type { Request, Response } from 'express';
-import type { z } from 'zod';
+import type * as z from 'zod';
 import {
   charsetIsUtf8,
   check,

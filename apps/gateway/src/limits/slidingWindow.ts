@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs';
 import type { LimitUnit } from '@sluice/contract';
 import { type Limit, unitOf } from '@sluice/shared';
 import type { Redis, Result } from 'ioredis';
-import { z } from 'zod';
+import * as z from 'zod';
 
 // The script stays in src/: two folders up from src/limits and from dist/limits alike.
 const lua = readFileSync(new URL('../../src/limits/slidingWindow.lua', import.meta.url), 'utf8');

@@ -1,5 +1,5 @@
 import { json, traceContextSchema } from '@sluice/shared';
-import { z } from 'zod';
+import * as z from 'zod';
 import { batchIdOf } from '../jobs/batchIds.js';
 import { NOT_IN_TIME } from '../jobs/reasons.js';
 

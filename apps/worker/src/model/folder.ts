@@ -1,7 +1,7 @@
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { type Dtype, dtypeSchema, ModelError } from '@sluice/shared';
-import { z } from 'zod';
+import * as z from 'zod';
 
 /** The end of the file name of the weights for each dtype, as transformers.js names them. */
 const SUFFIXES: Readonly<Record<Dtype, string>> = {

@@ -1,6 +1,6 @@
 import { taskNamed } from '@sluice/tasks';
 import { env } from '@xenova/transformers';
-import { z } from 'zod';
+import * as z from 'zod';
 import type { LoadMessage, ModelFacts } from '../process/protocol.js';
 import { measure } from './measure.js';
 import { SequenceModel } from './sequenceModel.js';

@@ -2,7 +2,7 @@ import { basename, dirname } from 'node:path';
 import { ModelError } from '@sluice/shared';
 import type { Row } from '@sluice/tasks';
 import { AutoModel, env, type PreTrainedModel, Tensor } from '@xenova/transformers';
-import { z } from 'zod';
+import * as z from 'zod';
 import type { LoadMessage } from '../process/protocol.js';
 import { configSchema, type ModelConfig, ModelFolder, requireWeights, sentenceBertSchema } from './folder.js';
 import { type EncodedRow, RowTokenizer, type Truncation } from './tokenizer.js';

@@ -1,6 +1,6 @@
 import { dtypeSchema, modelErrorCodeSchema, poolingSchema } from '@sluice/shared';
 import { rowSchema, taskNameSchema } from '@sluice/tasks';
-import { z } from 'zod';
+import * as z from 'zod';
 
 /** The message that makes a model process load a model. */
 const loadSchema = z.object({

@@ -7,7 +7,7 @@ import { pipeline } from 'node:stream/promises';
 import { HubApiError, listFiles, modelInfo } from '@huggingface/hub';
 import { type Dtype, json, type Log, ModelError, type Settings } from '@sluice/shared';
 import { EnvHttpProxyAgent, fetch as undiciFetch } from 'undici';
-import { z } from 'zod';
+import * as z from 'zod';
 import { requireWeights, weightsAmong } from '../model/folder.js';
 import type { FetchedModel } from './fetchedModel.js';
 

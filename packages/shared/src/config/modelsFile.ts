@@ -1,7 +1,7 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { type TaskName, taskNameSchema } from '@sluice/tasks';
 import { findNodeAtLocation, type Node, type ParseError, parseTree, printParseErrorCode } from 'jsonc-parser';
-import { z } from 'zod';
+import * as z from 'zod';
 import { dtypeSchema, modelIdSchema, SettingsError } from './settings.js';
 
 /** How an embedding is made of the vectors of the tokens. */

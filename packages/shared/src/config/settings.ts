@@ -1,7 +1,7 @@
 import { resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { suppliedKeySchema } from '@sluice/contract';
-import { z } from 'zod';
+import * as z from 'zod';
 import { namesSeveralServers, parseSeveralServers } from '../redis/url.js';
 import { usableProcessors } from './processors.js';
 

@@ -1,6 +1,6 @@
 import { taskNameSchema } from '@sluice/tasks';
 import type { Redis } from 'ioredis';
-import { z } from 'zod';
+import * as z from 'zod';
 import { json } from '../json.js';
 import { redisTimeMs } from '../redis/clock.js';
 import { names } from '../redis/names.js';

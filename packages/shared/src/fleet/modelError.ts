@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 
 /** Why a model cannot be served, for `GET /models`; the log has the file and the cause. */
 export const modelErrorCodeSchema = z.enum([

@@ -1,5 +1,5 @@
 import type { Redis } from 'ioredis';
-import { z } from 'zod';
+import * as z from 'zod';
 import { json } from '../json.js';
 import { type Lane, names } from '../redis/names.js';
 

@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 import type { Redis, Result } from 'ioredis';
-import { z } from 'zod';
+import * as z from 'zod';
 import { pack, packed } from '../binary.js';
 import { json } from '../json.js';
 import { ALLOW_WHEN_FULL, isStorageFull } from '../redis/errors.js';

@@ -7,7 +7,7 @@ import {
   webhookUrlSchema,
 } from '@sluice/contract';
 import type { Redis } from 'ioredis';
-import { z } from 'zod';
+import * as z from 'zod';
 import { names } from '../redis/names.js';
 import { type KeyRecord, type Keyring, type Limit, unitOf } from './keyring.js';
 

@@ -2,7 +2,7 @@ import { createHash, randomBytes, timingSafeEqual } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { type KeyBody, type LimitUnit, limitUnitSchema, type Scope, scopeSchema } from '@sluice/contract';
 import type { Redis, Result } from 'ioredis';
-import { z } from 'zod';
+import * as z from 'zod';
 import { json } from '../json.js';
 import { ALLOW_WHEN_FULL, isStorageFull } from '../redis/errors.js';
 import { names } from '../redis/names.js';

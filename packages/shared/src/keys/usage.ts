@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs';
 import type { UsageDay } from '@sluice/contract';
 import type { Redis, Result } from 'ioredis';
-import { z } from 'zod';
+import * as z from 'zod';
 import { names } from '../redis/names.js';
 
 // The script stays in src/: two folders up from src/keys and from dist/keys alike.

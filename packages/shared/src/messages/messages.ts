@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import { packed } from '../binary.js';
 import { json } from '../json.js';
 import { traceContextSchema } from '../telemetry/tracing.js';

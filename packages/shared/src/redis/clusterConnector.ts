@@ -2,7 +2,7 @@ import { createConnection } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
 import { connect as connectTls } from 'node:tls';
 import { AbstractConnector, Redis, type RedisOptions } from 'ioredis';
-import { z } from 'zod';
+import * as z from 'zod';
 import { PREFIX } from './names.js';
 import type { Address, SeveralServers } from './url.js';
 

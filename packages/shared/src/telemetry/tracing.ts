@@ -13,7 +13,7 @@ import {
   SpanStatusCode,
   trace,
 } from '@opentelemetry/api';
-import { z } from 'zod';
+import * as z from 'zod';
 import type { Log } from '../log.js';
 import { version } from '../version.js';
 

@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 
 /** What decides whether words can be counted one by one. */
 const fileSchema = z.object({

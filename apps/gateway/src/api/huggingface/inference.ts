@@ -1,6 +1,6 @@
 import type { HuggingFaceRoutes } from '@sluice/contract';
 import { featureExtraction, vectorSchema } from '@sluice/tasks';
-import { z } from 'zod';
+import * as z from 'zod';
 import type { HandlersOf } from '../../http/family.js';
 import type { AnswerInputs } from '../../models/answerInputs.js';
 import type { Catalog, CatalogEntry } from '../../models/catalog.js';

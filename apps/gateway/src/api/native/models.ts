@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import * as z from 'zod';
 import type { Catalog } from '../../models/catalog.js';
 import type { NativeHandlers } from './handlers.js';
 

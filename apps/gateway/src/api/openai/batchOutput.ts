@@ -2,7 +2,7 @@ import { setImmediate } from 'node:timers/promises';
 import { openAiErrors, problems, statusOf } from '@sluice/contract';
 import type { JobItem, JobRecord, Ledger, StoredResult } from '@sluice/shared';
 import { textClassification, vectorSchema } from '@sluice/tasks';
-import { z } from 'zod';
+import * as z from 'zod';
 import { fromRedis, Problem } from '../../http/problem.js';
 import type { OutputKind } from '../../jobs/batchIds.js';
 import type { BatchJob } from './batchRecord.js';

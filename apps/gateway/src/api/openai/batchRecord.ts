@@ -1,6 +1,6 @@
 import { batchEndpointSchema, type OpenAiBatch } from '@sluice/contract';
 import { isFinished, type JobRecord } from '@sluice/shared';
-import { z } from 'zod';
+import * as z from 'zod';
 import { batchIdOf, outputIdOf } from '../../jobs/batchIds.js';
 import { NOT_IN_TIME } from '../../jobs/reasons.js';
 

@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import type { OpenAiRoutes } from '@sluice/contract';
 import { type LabelScore, textClassification } from '@sluice/tasks';
-import { z } from 'zod';
+import * as z from 'zod';
 import type { HandlersOf } from '../../http/family.js';
 import { Problem } from '../../http/problem.js';
 import type { AnswerInputs } from '../../models/answerInputs.js';

@@ -1,7 +1,7 @@
 import type { TeiModelRoutes, TeiRoutes } from '@sluice/contract';
 import { featureExtraction, textClassification, textRanking, vectorSchema } from '@sluice/tasks';
 import type { Response } from 'express';
-import { z } from 'zod';
+import * as z from 'zod';
 import { check } from '../../http/body.js';
 import type { HandlersOf } from '../../http/family.js';
 import { Problem } from '../../http/problem.js';

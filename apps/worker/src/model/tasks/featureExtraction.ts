@@ -1,5 +1,5 @@
 import { ModelError, type Pooling, poolingSchema } from '@sluice/shared';
-import { z } from 'zod';
+import * as z from 'zod';
 import type { LoadMessage } from '../../process/protocol.js';
 import type { ModelFolder } from '../folder.js';
 import { tokenValuesOf } from '../sequenceModel.js';

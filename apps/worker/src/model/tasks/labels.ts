@@ -1,5 +1,5 @@
 import { ModelError } from '@sluice/shared';
-import { z } from 'zod';
+import * as z from 'zod';
 import type { ModelFolder } from '../folder.js';
 
 const labelsSchema = z.object({

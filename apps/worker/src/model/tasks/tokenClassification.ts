@@ -1,5 +1,5 @@
 import { type Aggregation, type Entity, softmax, tokenClassification } from '@sluice/tasks';
-import { z } from 'zod';
+import * as z from 'zod';
 import { tokenValuesOf } from '../sequenceModel.js';
 import { type LoadTaskModel, PROBE_TEXTS, resultOf } from '../taskModel.js';
 import type { EncodedRow, RowTokenizer } from '../tokenizer.js';
