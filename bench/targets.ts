@@ -2,9 +2,10 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
+import { queueName } from '@sluice/shared';
 import { freePort, startWatcher } from '../scripts/redis.mjs';
 import { run, SetupError, say } from '../scripts/setup.mjs';
-import { killGroup, modelProcesses, Rig, root, until } from '../tests/harness.js';
+import { bundledSpec, killGroup, modelProcesses, Rig, root, until } from '../tests/harness.js';
 import type { Endpoint } from './load.js';
 import type { Processes } from './processorTime.js';
 
@@ -26,10 +27,18 @@ export const MANY = 1_000_000_000;
 /** Settings as `npm start` has them when its output is not a terminal: the log in JSON at level `info`, the default deadline. */
 export const AS_SHIPPED = { LOG_LEVEL: 'info', LOG_FORMAT: '', REQUEST_TIMEOUT_SECONDS: '' };
 
+/** What a running Sluice has done so far. */
+interface Done {
+  /** Interactive messages that were put into the queue. */
+  messages: number;
+  /** Runs of the model. */
+  runs: number;
+}
+
 /** Sluice with one gateway, one worker with one model process per core, and its own Redis. */
-export const sluice: Target = {
+export const sluice = {
   name: 'Sluice',
-  async start() {
+  async start(): Promise<Server & { done(): Promise<Done> }> {
     const rig = await Rig.start({ quiet: true });
     const [gateway, key, worker] = await Promise.all([
       rig.gateway(AS_SHIPPED),
@@ -42,9 +51,19 @@ export const sluice: Target = {
       model: await modelProcesses(worker),
       redis: [rig.redisPid],
     };
-    return { url: gateway.url, key, processes, stop: () => rig.close() };
+    const { adminPort } = await worker.ready();
+    const done = async () => {
+      const metrics = await (await fetch(`http://127.0.0.1:${adminPort}/metrics`)).text();
+      const runs = [...metrics.matchAll(/^sluice_micro_batch_rows_count\{.*\} (\d+)$/gm)];
+      return {
+        // BullMQ numbers the messages.
+        messages: Number(await rig.redis.get(`{sluice}:${queueName(bundledSpec, 'interactive')}:id`)),
+        runs: runs.reduce((sum, [, count]) => sum + Number(count), 0),
+      };
+    };
+    return { url: gateway.url, key, processes, done, stop: () => rig.close() };
   },
-};
+} satisfies Target;
 
 const python = fileURLToPath(new URL('.venv/bin/python', import.meta.url));
 

@@ -4,21 +4,12 @@
 import { spawn, spawnSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import {
-  existsSync,
-  linkSync,
-  mkdirSync,
-  readFileSync,
-  renameSync,
-  rmdirSync,
-  rmSync,
-  statSync,
-  writeFileSync,
-} from 'node:fs';
+import { existsSync, linkSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { isFree, isRunning, startRedis, startWatcher, stopRedis } from './redis.mjs';
+import { isFree, startRedis, startWatcher, stopRedis } from './redis.mjs';
 import { appFile, home, NODE_FLAGS, prepare, root, SetupError, say } from './setup.mjs';
+import { lock, tryTo } from './startLock.mjs';
 
 /** Exit status of an app with a wrong configuration (EX_CONFIG): a restart cannot help. */
 const EXIT_CONFIG = 78;
@@ -28,15 +19,6 @@ const LAST_RETRY_MS = 30_000;
 const STEADY_MS = 30_000;
 /** An app that has not exited this long after DRAIN_SECONDS is killed. */
 const DRAIN_SLACK_MS = 2_000;
-/** A guard that is older was left by a dead process. */
-const GUARD_MS = 5_000;
-
-/** What the command line of a start contains; the kernel separates arguments with NUL. */
-const START_COMMANDS = [
-  'start.mjs',
-  ...['sluice', 'sluice.mjs', 'main.js'].flatMap((file) => [`${file}\0start`, `${file} start`]),
-];
-
 const APPS = ['gateway', 'worker'];
 
 if (existsSync(join(home, '.env'))) process.loadEnvFile(join(home, '.env'));
@@ -56,50 +38,6 @@ let redis;
 let keyFile;
 let locked = false;
 let stopping = false;
-
-/**
- * Allows one `npm start` per folder, because two would share its Redis. The lock file contains the id of its process and
- * is never incomplete. The lock of a dead process is removed under a guard, so that a new lock is never removed.
- */
-async function lock() {
-  try {
-    mkdirSync(dataDir, { recursive: true, mode: 0o700 });
-  } catch (error) {
-    throw new SetupError(`DATA_DIR: ${error.message}`);
-  }
-  const ownFile = `${lockFile}.${process.pid}`;
-  const guard = `${lockFile}.guard`;
-  writeFileSync(ownFile, String(process.pid));
-  try {
-    while (!tryTo(() => linkSync(ownFile, lockFile))) {
-      if (tryTo(() => mkdirSync(guard))) {
-        const holder = existsSync(lockFile) ? Number(readFileSync(lockFile, 'utf8')) : 0;
-        const held = holder !== process.pid && START_COMMANDS.some((command) => isRunning(holder, command));
-        if (!held) rmSync(lockFile, { force: true });
-        rmdirSync(guard);
-        if (held) {
-          throw new SetupError(`Sluice already runs in this folder (process ${holder}); stop it first`);
-        }
-      } else if (Date.now() - statSync(guard, { throwIfNoEntry: false })?.mtimeMs > GUARD_MS) {
-        tryTo(() => rmdirSync(guard)); // Its owner has died while it held the guard.
-      } else await delay(50);
-    }
-    locked = true;
-  } finally {
-    rmSync(ownFile, { force: true });
-  }
-}
-
-/** Runs an action; returns false if it fails because the file exists, or does not exist any more. */
-function tryTo(action) {
-  try {
-    action();
-    return true;
-  } catch (error) {
-    if (['EEXIST', 'ENOENT'].includes(error.code)) return false;
-    throw error;
-  }
-}
 
 function unlock() {
   if (!locked) return;
@@ -324,7 +262,8 @@ async function startOne(name) {
 }
 
 async function startAll() {
-  await lock();
+  await lock(lockFile);
+  locked = true;
   await prepare();
   const settings = await checkSettings();
   watcher = startWatcher(drainMs());

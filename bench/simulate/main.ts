@@ -26,9 +26,9 @@ const USAGE = `npm run simulate -- [options]
  * an AMD EPYC without VNNI. `clientMs` is an assumption; it matters only if everything runs on one machine.
  */
 const COSTS: Costs = {
-  gatewayMs: 0.943,
-  workerMs: 0.498,
-  redisMs: 0.245,
+  gateway: { requestMs: 0.943, messageMs: 0 },
+  worker: { requestMs: 0.498, messageMs: 0 },
+  redis: { requestMs: 0.245, messageMs: 0 },
   clientMs: 0.1,
   msPerRun: 2.3,
   msPerToken: 0.19,
@@ -95,7 +95,7 @@ function simulate(): void {
   const workers = Math.round(Number(values.workers) / installations);
   const seconds = Number(values.seconds);
   const gateways = Math.ceil(
-    values.gateways ? Number(values.gateways) / installations : (rate * COSTS.gatewayMs) / 1000 / 0.7,
+    values.gateways ? Number(values.gateways) / installations : (rate * COSTS.gateway.requestMs) / 1000 / 0.7,
   );
   const processes = Number(values.processes);
   const size: Size = { gateways, workers, processes, cores: processes, oneMachine: false };
@@ -129,10 +129,10 @@ function simulate(): void {
     const all = [answered, refused, timedOut].map((count) => Math.round(count * installations));
     say(`| ${[second, ...all, Math.round(p50), Math.round(p99), ...busy].join(' | ')} |`);
   }
-  const needed = Math.ceil((Number(values.rate) * COSTS.redisMs) / 1000 / 0.7);
+  const needed = Math.ceil((Number(values.rate) * COSTS.redis.requestMs) / 1000 / 0.7);
   if (needed > installations)
     say(
-      `\nOne Redis serves about ${Math.round((0.7 * 1000) / COSTS.redisMs)} requests/s at 70 % of its core. ` +
+      `\nOne Redis serves about ${Math.round((0.7 * 1000) / COSTS.redis.requestMs)} requests/s at 70 % of its core. ` +
         `${values.rate} requests/s take ${needed} installations: --redis ${needed}`,
     );
 }
@@ -150,48 +150,79 @@ function closedLoop(costs: Costs, size: Size, clients: number, seconds: number) 
   return summary(simulated.ended.slice(before), seconds);
 }
 
-/** Concurrent clients of the runs that measure the costs, and of the runs that are compared with the simulation. */
-const CLIENTS = { costs: 32, compared: [8, 16, 64, 128] } as const;
-
-/** Assumed mean number of texts in a micro-batch while the costs are measured. Texts of different lengths do not run together. */
-const MEAN_MICRO_BATCH = 2;
+/** Concurrent clients of the two runs that measure the costs, and of the runs that are compared with the simulation. */
+const CLIENTS = { costs: [4, 128], compared: [8, 16, 64, 128] } as const;
 
 type Server = Awaited<ReturnType<typeof sluice.start>>;
 
-/** Measures the costs in a run. */
-async function measuredCosts(server: Server, cores: number): Promise<Costs> {
+/** What the requests of a run cost. */
+interface Sample {
+  messagesPerRequest: number;
+  runsPerRequest: number;
+  /** Processor time of a request in milliseconds, by part. */
+  partMs: Readonly<Record<'gateway' | 'worker' | 'redis' | 'model', number>>;
+  /** Processor time of all cores divided by the requests. */
+  coresMs: number;
+}
+
+/** Measures what requests cost with this number of clients. */
+async function sample(server: Server, clients: number): Promise<Sample> {
+  const before = await server.done();
   const { result, processorMs } = await measured(server.processes, () =>
-    load(server, sentences, { clients: CLIENTS.costs, seconds: 5 }),
+    load(server, sentences, { clients, seconds: 4 }),
   );
+  const after = await server.done();
   const of = (part: string) => (processorMs[part] ?? 0) / result.requests;
-  const [gatewayMs, workerMs, redisMs, model] = [of('gateway'), of('worker'), of('redis'), of('model')];
-  // The ratio of the two costs of a run of the model is that of COSTS.
-  const fixed = COSTS.msPerRun / COSTS.msPerToken;
-  const msPerToken = model / (meanTokens + fixed / MEAN_MICRO_BATCH);
   return {
-    gatewayMs,
-    workerMs,
-    redisMs,
-    // The cores were busy, so the rest of their time is the client's.
-    clientMs: Math.max(
-      0,
-      (1000 * cores * result.seconds) / result.requests - gatewayMs - workerMs - redisMs - model,
-    ),
-    msPerToken,
-    msPerRun: fixed * msPerToken,
+    messagesPerRequest: (after.messages - before.messages) / result.requests,
+    runsPerRequest: (after.runs - before.runs) / result.requests,
+    partMs: { gateway: of('gateway'), worker: of('worker'), redis: of('redis'), model: of('model') },
+    coresMs: (1000 * availableParallelism() * result.seconds) / result.requests,
   };
 }
 
-/** The mean of two measurements of the costs. */
-function meanCosts(one: Costs, other: Costs): Costs {
-  const mean = (name: keyof Costs) => (one[name] + other[name]) / 2;
+/** The mean of some samples. */
+function meanSample(samples: readonly Sample[]): Sample {
+  const mean = (of: (one: Sample) => number) =>
+    samples.reduce((sum, one) => sum + of(one), 0) / samples.length;
   return {
-    gatewayMs: mean('gatewayMs'),
-    workerMs: mean('workerMs'),
-    redisMs: mean('redisMs'),
-    clientMs: mean('clientMs'),
-    msPerRun: mean('msPerRun'),
-    msPerToken: mean('msPerToken'),
+    messagesPerRequest: mean((one) => one.messagesPerRequest),
+    runsPerRequest: mean((one) => one.runsPerRequest),
+    partMs: {
+      gateway: mean(({ partMs }) => partMs.gateway),
+      worker: mean(({ partMs }) => partMs.worker),
+      redis: mean(({ partMs }) => partMs.redis),
+      model: mean(({ partMs }) => partMs.model),
+    },
+    coresMs: mean((one) => one.coresMs),
+  };
+}
+
+/** The line through two points, neither of whose parts is negative. */
+function line(one: readonly [x: number, y: number], other: readonly [x: number, y: number]) {
+  const slope = Math.max(0, (one[1] - other[1]) / (one[0] - other[0]));
+  return { slope, fixed: Math.max(0, other[1] - slope * other[0]) };
+}
+
+/** The costs that explain what was measured with few clients, whose requests hardly share messages, and with many. */
+function costsOf(few: Sample, many: Sample): Costs {
+  const part = (name: 'gateway' | 'worker' | 'redis') => {
+    const { slope, fixed } = line(
+      [few.messagesPerRequest, few.partMs[name]],
+      [many.messagesPerRequest, many.partMs[name]],
+    );
+    return { requestMs: fixed, messageMs: slope };
+  };
+  const model = line([few.runsPerRequest, few.partMs.model], [many.runsPerRequest, many.partMs.model]);
+  const used = Object.values(many.partMs).reduce((sum, ms) => sum + ms, 0);
+  return {
+    gateway: part('gateway'),
+    worker: part('worker'),
+    redis: part('redis'),
+    // With many clients the cores are busy, so the rest of their time is the client's.
+    clientMs: Math.max(0, many.coresMs - used),
+    msPerRun: model.slope,
+    msPerToken: model.fixed / meanTokens,
   };
 }
 
@@ -203,26 +234,32 @@ async function check(): Promise<boolean> {
   const server = await sluice.start();
   const cores = availableParallelism();
   const size: Size = { gateways: 1, workers: 1, processes: cores, cores, oneMachine: true };
+  const samples = async () => ({
+    few: await sample(server, CLIENTS.costs[0]),
+    many: await sample(server, CLIENTS.costs[1]),
+  });
   try {
     await load(server, sentences, { clients: 64, seconds: 3 });
     say(
-      '| clients | requests/s measured | simulated | | p50 measured | simulated | gateway, worker, model, Redis: ms per request |\n| --- | --- | --- | --- | --- | --- | --- |',
+      '| clients | requests/s measured | simulated | | p50 measured | simulated | gateway, worker, Redis: ms per request + per message | model: ms per run + per token |\n| --- | --- | --- | --- | --- | --- | --- | --- |',
     );
     let all = true;
-    let before = await measuredCosts(server, cores);
+    let before = await samples();
     for (const clients of CLIENTS.compared) {
       const real = await load(server, sentences, { clients, seconds: 10 });
-      const after = await measuredCosts(server, cores);
-      const costs = meanCosts(before, after);
+      const after = await samples();
+      const costs = costsOf(meanSample([before.few, after.few]), meanSample([before.many, after.many]));
       before = after;
       const rate = real.requests / real.seconds;
       const { answered, p50 } = closedLoop(costs, size, clients, 20);
       const difference = answered / rate - 1;
       all &&= Math.abs(difference) <= TOLERANCE;
-      const model = costs.msPerRun / MEAN_MICRO_BATCH + costs.msPerToken * meanTokens;
-      const parts = [costs.gatewayMs, costs.workerMs, model, costs.redisMs].map((ms) => ms.toFixed(2));
+      const parts = [costs.gateway, costs.worker, costs.redis].map(
+        ({ requestMs, messageMs }) => `${requestMs.toFixed(2)} + ${messageMs.toFixed(2)}`,
+      );
+      const model = `${costs.msPerRun.toFixed(2)} + ${costs.msPerToken.toFixed(3)}`;
       say(
-        `| ${clients} | ${rate.toFixed(0)} | ${answered.toFixed(0)} | ${(100 * difference).toFixed(0)} % | ${real.p50.toFixed(0)} ms | ${p50.toFixed(0)} ms | ${parts.join(', ')} |`,
+        `| ${clients} | ${rate.toFixed(0)} | ${answered.toFixed(0)} | ${(100 * difference).toFixed(0)} % | ${real.p50.toFixed(0)} ms | ${p50.toFixed(0)} ms | ${parts.join(', ')} | ${model} |`,
       );
     }
     return all;

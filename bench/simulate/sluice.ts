@@ -5,12 +5,17 @@ import { Prefetch } from '../../apps/worker/src/queue/prefetch.js';
 import type { Clock } from './clock.js';
 import { Machine, type Process } from './machine.js';
 
+/** What each request costs a part, and what each message costs it beside, in milliseconds of processor time. */
+export interface PartCost {
+  requestMs: number;
+  messageMs: number;
+}
+
 /** What the parts cost, in milliseconds of processor time. */
 export interface Costs {
-  /** Of a request. */
-  gatewayMs: number;
-  workerMs: number;
-  redisMs: number;
+  gateway: PartCost;
+  worker: PartCost;
+  redis: PartCost;
   /** Of the client that sends a request. */
   clientMs: number;
   /** Of a run of a model, and of each of its tokens, padding included. */
@@ -156,14 +161,14 @@ export class SimulatedSluice {
     const gateway = this.#gateways[this.#nextGateway++ % this.#gateways.length];
     if (gateway === undefined) return;
     const sentMs = this.#clock.nowMs;
-    const { gatewayMs, redisMs, clientMs } = this.#costs;
+    const { gateway: cost, clientMs } = this.#costs;
     const end = (status: Status) => {
       const ended = { status, sentMs, endMs: this.#clock.nowMs };
       this.ended.push(ended);
       onEnd(ended);
     };
     this.#client.run(clientMs, () => {
-      gateway.process.run(BEFORE * gatewayMs, () => {
+      gateway.process.run(BEFORE * cost.requestMs, () => {
         const ahead = {
           rowsPerSecond: gateway.rowsPerSecond || this.#rowsPerSecond,
           ownRows: gateway.unanswered,
@@ -188,43 +193,53 @@ export class SimulatedSluice {
             item.ended = true;
             gateway.unanswered--;
             if (status !== 200) end(status);
-            else gateway.process.run((1 - BEFORE) * gatewayMs, () => end(200));
+            else gateway.process.run((1 - BEFORE) * cost.requestMs, () => end(200));
           },
         };
         this.#clock.after(TIMEOUT_MS, () => item.onEnd(408));
         gateway.pending.push(item);
-        this.#add(gateway, redisMs);
+        this.#add(gateway);
       });
     });
   }
 
   /** Puts the pending items of a gateway into messages, with one call to Redis at a time. */
-  #add(gateway: Gateway, redisMs: number): void {
+  #add(gateway: Gateway): void {
     if (gateway.adding || gateway.pending.length === 0) return;
     gateway.adding = true;
     const pending = gateway.pending.splice(0);
+    const added = () => {
+      gateway.adding = false;
+      this.#add(gateway);
+    };
     // Redis does not answer in time.
     if (this.#redis.waitingMs > COMMAND_TIMEOUT_MS) {
       this.#clock.after(COMMAND_TIMEOUT_MS, () => {
         for (const item of pending) item.onEnd(503);
-        gateway.adding = false;
-        this.#add(gateway, redisMs);
+        added();
       });
       return;
     }
-    this.#clock.after(this.networkMs, () =>
-      this.#redis.run(REDIS_BEFORE * redisMs * pending.length, () => {
-        const unansweredRows = gateway.unanswered + gateway.otherRows;
-        const processes = this.seen.length * this.#size.processes;
-        const isBusy = unansweredRows - pending.length >= 8 * processes;
-        const size = isBusy
-          ? ITEMS_PER_MESSAGE
-          : Math.min(ITEMS_PER_MESSAGE, Math.ceil(pending.length / (2 * Math.max(1, processes))));
-        for (let i = 0; i < pending.length; i += size)
-          this.requeue({ items: pending.slice(i, i + size), unansweredRows });
-        gateway.adding = false;
-        this.#add(gateway, redisMs);
-      }),
+    const unansweredRows = gateway.unanswered + gateway.otherRows;
+    const processes = this.seen.length * this.#size.processes;
+    const isBusy = unansweredRows - pending.length >= 8 * processes;
+    const size = isBusy
+      ? ITEMS_PER_MESSAGE
+      : Math.min(ITEMS_PER_MESSAGE, Math.ceil(pending.length / (2 * Math.max(1, processes))));
+    const messages: Message[] = [];
+    for (let i = 0; i < pending.length; i += size)
+      messages.push({ items: pending.slice(i, i + size), unansweredRows });
+    const { gateway: gatewayCost, redis } = this.#costs;
+    gateway.process.run(gatewayCost.messageMs * messages.length, () =>
+      this.#clock.after(this.networkMs, () =>
+        this.#redis.run(
+          REDIS_BEFORE * redis.requestMs * pending.length + redis.messageMs * messages.length,
+          () => {
+            for (const message of messages) this.requeue(message);
+            added();
+          },
+        ),
+      ),
     );
   }
 
@@ -296,9 +311,9 @@ class SimulatedWorker {
     this.#prefetch.record(message.unansweredRows);
     this.#held.add(message);
     this.#heldRows += message.items.length;
-    const { workerMs } = this.#sluice.costs;
+    const { worker } = this.#sluice.costs;
     this.#clock.after(this.#sluice.networkMs, () =>
-      this.#process.run(BEFORE * workerMs * message.items.length, () => {
+      this.#process.run(BEFORE * worker.requestMs * message.items.length + worker.messageMs, () => {
         this.#pending.push(...message.items.filter(({ ended }) => !ended));
         this.#heldRows -= message.items.filter(({ ended }) => ended).length;
         this.#runNext();
@@ -317,7 +332,7 @@ class SimulatedWorker {
       const chosen = new Set(microBatch);
       this.#pending = this.#pending.filter((item) => !chosen.has(item));
       model.busy = true;
-      const { msPerRun, msPerToken, workerMs, redisMs } = this.#sluice.costs;
+      const { msPerRun, msPerToken, worker, redis } = this.#sluice.costs;
       const longest = Math.max(...microBatch.map(({ tokens }) => tokens));
       const startMs = this.#clock.nowMs;
       model.process.run(msPerRun + msPerToken * longest * microBatch.length, () => {
@@ -330,8 +345,8 @@ class SimulatedWorker {
           nowMs,
         });
         this.#heldRows -= microBatch.length;
-        this.#process.run((1 - BEFORE) * workerMs * microBatch.length, () => {
-          this.#sluice.redis.run((1 - REDIS_BEFORE) * redisMs * microBatch.length, () =>
+        this.#process.run((1 - BEFORE) * worker.requestMs * microBatch.length, () => {
+          this.#sluice.redis.run((1 - REDIS_BEFORE) * redis.requestMs * microBatch.length, () =>
             this.#clock.after(this.#sluice.networkMs, () => {
               for (const item of microBatch) item.onEnd(200);
               for (const message of this.#held)

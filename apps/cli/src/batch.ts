@@ -1,9 +1,8 @@
 import { createHash, randomUUID } from 'node:crypto';
-import { access, constants, open, rename, rm, stat } from 'node:fs/promises';
-import { dirname, extname, resolve } from 'node:path';
+import { extname } from 'node:path';
 import { type BatchItem, type JobBody, type JobResult, type Model, SluiceError } from '@sluice/client';
 import { json } from '@sluice/shared';
-import { DEFAULT_COLUMN, type FileResult, tableOf } from '@sluice/tables';
+import { DEFAULT_COLUMN, type FileResult } from '@sluice/tables';
 import { taskNamed } from '@sluice/tasks';
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import * as z from 'zod';
@@ -16,7 +15,8 @@ import {
   readAbout,
   readBatchFile,
 } from './batchFile.js';
-import { CliError, systemReason, UsageError } from './cliError.js';
+import { checkWritable, writeLines, writeResults } from './batchOutput.js';
+import { CliError, UsageError } from './cliError.js';
 import { watch } from './jobs.js';
 import { isRemote, outputsOf, type RequestsFile, readRequests, submitRequests } from './requests.js';
 import { commandName, connect, wantsJson } from './terminal.js';
@@ -37,8 +37,6 @@ interface BatchOptions {
 const DEFAULT_TASK = 'text-classification';
 /** Code of the error of a row whose text cannot be used. */
 const UNUSABLE = 'validation_failed';
-/** Results that are written at once. */
-const RESULTS_PER_WRITE = 1_000;
 /** Exit status after SIGINT, as shells set it. */
 const EXIT_INTERRUPTED = 130;
 
@@ -110,7 +108,7 @@ export function addBatchCommand(program: Command): void {
         onAccepted(accepted.job_id);
         const job = await watch(sluice, accepted.job_id, wantsJson(batch), signal);
         const results = inFile(file, sluice.results(accepted.job_id, { signal }));
-        const errors = await write(results, options.out, file);
+        const errors = await writeResults(results, options.out, file);
         report(job, `${file.rows.length} rows`, errors, options.out, wantsJson(batch));
       });
     });
@@ -232,17 +230,6 @@ function formatFor(
   return format;
 }
 
-/** @throws CliError if a file cannot be created there, before any work is done; UsageError if it is the input */
-async function checkWritable(out: string, path: string): Promise<void> {
-  if (resolve(out) === resolve(path))
-    throw new UsageError(`${out} is the input; set another file for the answers`);
-  const existing = await stat(out).catch(() => undefined);
-  if (existing?.isDirectory()) throw new CliError(`Cannot write ${out}: it is a folder`);
-  await access(dirname(out), constants.W_OK).catch((error: unknown) => {
-    throw new CliError(`Cannot write ${out}: ${systemReason(error)}`);
-  });
-}
-
 /** The items of a file. @throws CliError if no row has a usable text, or with `strict` if any row has an unusable text */
 function usableItems(path: string, { rows }: BatchFile, strict: boolean): BatchItem[] {
   const items = rows.flatMap(({ item }) => (item.usable ? [item.value] : []));
@@ -294,74 +281,3 @@ const unusable = (index: number, { id, text }: FileRow, reason: string): FileRes
   ...(text === undefined ? {} : { text }),
   error: { code: UNUSABLE, detail: reason },
 });
-
-/**
- * Writes results, NDJSON as they arrive.
- * @returns the number of results with an error
- */
-async function write(
-  results: AsyncIterable<FileResult>,
-  out: string | undefined,
-  { table, bom }: BatchFile,
-): Promise<number> {
-  const kind = extname(out ?? '').toLowerCase();
-  const isTable = kind === '.csv' || kind === '.tsv';
-  let errors = 0;
-  let unwritten: FileResult[] = [];
-  await writeTo(out, async (put) => {
-    const flush = async () => {
-      const text = unwritten.map((result) => `${JSON.stringify(result)}\n`).join('');
-      unwritten = [];
-      await put(text);
-    };
-    for await (const result of results) {
-      if (result.error) errors++;
-      unwritten.push(result);
-      // Whether a table has a column for truncation is only known at the end.
-      if (!isTable && unwritten.length === RESULTS_PER_WRITE) await flush();
-    }
-    if (isTable) await put(tableOf(unwritten, table, delimiterFor(kind, table), bom));
-    else if (unwritten.length > 0) await flush();
-  });
-  return errors;
-}
-
-/** Writes lines as they arrive. @returns their number */
-async function writeLines(lines: AsyncIterable<string>, out: string | undefined): Promise<number> {
-  let count = 0;
-  await writeTo(out, async (put) => {
-    for await (const line of lines) {
-      await put(`${line}\n`);
-      count++;
-    }
-  });
-  return count;
-}
-
-/** Writes to standard output, or to a file under another name, which is renamed when it is complete. */
-async function writeTo(
-  out: string | undefined,
-  fill: (put: (text: string) => Promise<void>) => Promise<void>,
-): Promise<void> {
-  const temporary = out === undefined ? undefined : `${out}.${process.pid}`;
-  const file = temporary === undefined ? undefined : await open(temporary, 'w');
-  try {
-    await fill(async (text) => {
-      if (file) await file.appendFile(text);
-      else if (!process.stdout.write(text))
-        await new Promise((resolve) => process.stdout.once('drain', resolve));
-    });
-    await file?.close();
-    if (temporary !== undefined && out !== undefined) await rename(temporary, out);
-  } catch (error) {
-    await file?.close().catch(() => {});
-    if (temporary !== undefined) await rm(temporary, { force: true });
-    throw error;
-  }
-}
-
-/** A csv file keeps the delimiter of its input, as the program that wrote the input expects it. */
-function delimiterFor(kind: string, table: BatchFile['table']): string {
-  if (kind === '.tsv') return '\t';
-  return table === undefined || table.delimiter === '\t' ? ',' : table.delimiter;
-}

@@ -1,7 +1,8 @@
-import { ConnectionError, type JobBody, type Model, Sluice, SluiceError } from '@sluice/client';
+import { type JobBody, type Model, Sluice } from '@sluice/client';
 import { chosen, create, element, onChoice } from './dom.js';
 import { FileJob } from './job.js';
 import { outcome } from './outcomes.js';
+import { problemOf } from './problem.js';
 import { type Action, snippet } from './snippets.js';
 import { formOf, jobFormOf, showFields, takesTexts } from './tasks.js';
 import { FileProblem, readTextFile, type TextFile, usualColumn } from './textFile.js';
@@ -59,29 +60,6 @@ let run = 0;
 let following = new AbortController();
 
 const model = (): Model | undefined => models.find(({ id }) => id === page.model.value);
-
-/** What went wrong, in words for the user. */
-function problemOf(error: unknown): HTMLElement {
-  const message = error instanceof Error ? error.message : String(error);
-  const block = create('div', { class: 'problem' }, create('p', {}, message));
-  if (error instanceof SluiceError) {
-    // Some routes have the details in the message.
-    const details = (error.errors ?? [])
-      .filter(({ detail }) => !message.includes(detail))
-      .map(({ pointer, detail }) => create('li', {}, `${pointer || 'body'}: ${detail}`));
-    if (details.length > 0) block.append(create('ul', {}, ...details));
-    const wait = error.retryAfterSeconds;
-    if (wait !== undefined) block.append(create('p', {}, `Try again in ${wait} s.`));
-    block.append(
-      create(
-        'p',
-        { class: 'quiet' },
-        `Status ${error.status}${error.code.startsWith('http_') ? '' : ` (${error.code})`}${error.requestId ? `, request ${error.requestId}` : ''}`,
-      ),
-    );
-  } else if (error instanceof ConnectionError) block.append(create('p', {}, 'Is the server still running?'));
-  return block;
-}
 
 async function showAllowance(): Promise<void> {
   try {

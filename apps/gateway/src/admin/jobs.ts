@@ -63,7 +63,7 @@ export function adminJobRoutes(
   return {
     async jobs({ query: { limit, cursor, key, status } }) {
       const page = { keyId: key, status, offset: offsetOf(cursor), count: limit };
-      const { records, next } = await fromRedis(ledger.listAll(page));
+      const { records, next } = await fromRedis(ledger.lists.ofAll(page));
       const keyIds = [...new Set(records.map(({ keyId }) => keyId))];
       const names = new Map(await Promise.all(keyIds.map(async (id) => [id, await nameOf(id)] as const)));
       return {

@@ -6,17 +6,17 @@ import { json } from '../json.js';
 import { ALLOW_WHEN_FULL, isStorageFull } from '../redis/errors.js';
 import { names } from '../redis/names.js';
 import type { TraceContext } from '../telemetry/tracing.js';
+import { JobLists } from './lists.js';
 import {
   type ChunkRef,
   chunkRefSchema,
   inputsOf,
-  isFinished,
   type JobItem,
   type JobRecord,
   type JobRef,
   type JobStatus,
   jobItemSchema,
-  jobRecordSchema,
+  jobRecordOf,
   RECORD_VERSION,
   type StoredResult,
   storedResultSchema,
@@ -33,7 +33,6 @@ declare module 'ioredis' {
     storeChunk(keyCount: number, ...keysAndArgs: (string | number | Buffer)[]): Result<unknown, Context>;
     endJob(keyCount: number, ...keysAndArgs: (string | number)[]): Result<unknown, Context>;
     endJobWhenFull(keyCount: number, ...keysAndArgs: (string | number)[]): Result<unknown, Context>;
-    listJobs(keyCount: number, ...keysAndArgs: (string | number)[]): Result<unknown, Context>;
     eraseJob(keyCount: number, ...keysAndArgs: (string | number)[]): Result<unknown, Context>;
   }
 }
@@ -95,14 +94,8 @@ const acceptReply = z.union([
     .transform(([kind, limit, queued]): Acceptance => ({ kind, limit, queued })),
   z.tuple([z.enum(['mismatch', 'late', 'missing', 'revoked'])]).transform(([kind]): Acceptance => ({ kind })),
 ]);
-const listReply = z.tuple([z.number()], z.array(z.string()));
 const chunkItems = json(z.array(jobItemSchema));
 const chunkResults = packed(z.array(storedResultSchema));
-
-/** Maximum number of records that are read for a page of all jobs, and in one call to Redis. */
-const MAX_SCANNED = 10_000;
-const SCANNED_AT_ONCE = 500;
-const LEAST_SCANNED = 50;
 
 interface LedgerOptions {
   /** How long a finished job is kept, in milliseconds. */
@@ -113,17 +106,19 @@ interface LedgerOptions {
 
 /** Jobs in Redis. Each is accepted as a whole or not at all; each chunk is stored once, and each job ends once. */
 export class Ledger {
+  /** The jobs in their order. */
+  readonly lists: JobLists;
   #redis: Redis;
   #options: LedgerOptions;
 
   constructor(redis: Redis, options: LedgerOptions) {
+    this.lists = new JobLists(redis);
     this.#redis = redis;
     this.#options = options;
     redis.defineCommand('acceptJob', { lua: script('accept.lua') });
     redis.defineCommand('storeChunk', { lua: script('store.lua') });
     redis.defineCommand('endJob', { lua: script('end.lua') });
     redis.defineCommand('endJobWhenFull', { lua: `${ALLOW_WHEN_FULL}\n${script('end.lua')}` });
-    redis.defineCommand('listJobs', { lua: read('list.lua') });
     redis.defineCommand('eraseJob', { lua: script('erase.lua') });
   }
 
@@ -280,7 +275,7 @@ export class Ledger {
 
   /** Reads a job's record. Returns undefined if the job does not exist, or if its record has another version. */
   async read(jobId: string): Promise<JobRecord | undefined> {
-    return recordOf(await this.#redis.hgetall(names.job(jobId)));
+    return jobRecordOf(await this.#redis.hgetall(names.job(jobId)));
   }
 
   /** Counts of jobs and of the rows that wait, of all gateways. */
@@ -432,94 +427,12 @@ export class Ledger {
     return (await this.#redis.eraseJob(keys.length, ...keys, jobId, keyId)) === 1;
   }
 
-  /**
-   * A caller's jobs, newest first.
-   * @param offset how many to skip
-   * @returns the records, and whether more follow
-   */
-  async list(keyId: string, offset: number, count: number): Promise<{ records: JobRecord[]; more: boolean }> {
-    const reply = await this.#redis.listJobs(1, names.jobs(keyId), offset, count, names.job(''));
-    const [more, ...pages] = listReply.parse(reply);
-    return { records: pages.flatMap((fields) => recordOf(objectOf(fields)) ?? []), more: more === 1 };
-  }
-
-  /**
-   * Jobs of all keys: unfinished ones, newest first, then ended ones, most recently ended first. Of one key: newest first.
-   * @param offset how many to skip
-   * @returns the records, and the offset of the next page if there may be more. A page may have fewer than `count` records, also
-   *   if more follow, because at most {@link MAX_SCANNED} are read
-   */
-  async listAll({
-    keyId,
-    status,
-    offset,
-    count,
-  }: {
-    keyId: string | undefined;
-    status: JobStatus | undefined;
-    offset: number;
-    count: number;
-  }): Promise<{ records: JobRecord[]; next: number | undefined }> {
-    const records: JobRecord[] = [];
-    let next = offset;
-    while (records.length < count && next - offset < MAX_SCANNED) {
-      const wanted = Math.max(status === undefined ? count - records.length : SCANNED_AT_ONCE, LEAST_SCANNED);
-      const ids = await this.#ids(keyId, status, next, wanted);
-      const reads = this.#redis.pipeline();
-      for (const id of ids) reads.hgetall(names.job(id));
-      const replies = (await reads.exec()) ?? [];
-      for (const [error, stored] of replies) {
-        if (error) throw error;
-        next++;
-        const record = recordOf(stored as Record<string, string>);
-        if (record && (status === undefined || record.status === status)) records.push(record);
-        if (records.length === count) break;
-      }
-      if (ids.length < wanted) return { records, next: records.length === count ? next : undefined };
-    }
-    return { records, next };
-  }
-
-  /** Ids of jobs in the order of {@link listAll}. A list whose jobs cannot have the status is skipped. */
-  async #ids(
-    keyId: string | undefined,
-    status: JobStatus | undefined,
-    offset: number,
-    count: number,
-  ): Promise<string[]> {
-    const page = (name: string, from: number, most: number) =>
-      this.#redis.zrevrange(name, from, from + most - 1);
-    if (keyId !== undefined) return page(names.jobs(keyId), offset, count);
-    const idsOf = (members: readonly string[]) => members.map((member) => member.split(' ').at(-1) ?? '');
-    if (status !== undefined)
-      return isFinished(status)
-        ? idsOf(await page(names.finished, offset, count))
-        : page(names.unfinished, offset, count);
-    const unfinished = await page(names.unfinished, offset, count);
-    if (unfinished.length === count) return unfinished;
-    const before = await this.#redis.zcard(names.unfinished);
-    const from = Math.max(0, offset - before);
-    return [...unfinished, ...idsOf(await page(names.finished, from, count - unfinished.length))];
-  }
-
   /** A caller's unfinished jobs. */
   async unfinished(keyId: string): Promise<JobRef[]> {
     const ids = await this.#redis.zrange(names.jobs(keyId), '0', '-1');
     const refs = await Promise.all(ids.map((id) => this.unfinishedRef(id)));
     return refs.filter((ref) => ref !== undefined);
   }
-}
-
-/** Undefined for a job that does not exist, or whose record has another version. */
-const recordOf = (stored: Record<string, string>): JobRecord | undefined =>
-  stored.v === RECORD_VERSION ? jobRecordSchema.parse(stored) : undefined;
-
-/** Fields and values as an object. */
-function objectOf(fieldsAndValues: readonly string[]): Record<string, string> {
-  const object: Record<string, string> = {};
-  for (let i = 0; i < fieldsAndValues.length; i += 2)
-    object[fieldsAndValues[i] ?? ''] = fieldsAndValues[i + 1] ?? '';
-  return object;
 }
 
 const caller = (modelId: string, keyId: string) => `${modelId} ${keyId}`;

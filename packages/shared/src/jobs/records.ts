@@ -112,6 +112,10 @@ export const jobRecordSchema = z
 /** The record of a job: the only source of truth about it. */
 export type JobRecord = z.infer<typeof jobRecordSchema>;
 
+/** Parses the fields of a record in Redis. Returns undefined for a job that does not exist, or whose record has another version. */
+export const jobRecordOf = (stored: Record<string, string>): JobRecord | undefined =>
+  stored.v === RECORD_VERSION ? jobRecordSchema.parse(stored) : undefined;
+
 /** The ids by which the scripts find a job. */
 export type JobRef = Pick<JobRecord, 'id' | 'keyId' | 'modelId'>;
 

@@ -48,7 +48,7 @@ export function jobRoutes(
 
     async jobs({ caller, query: { limit, cursor } }) {
       const offset = offsetOf(cursor);
-      const { records, more } = await fromRedis(ledger.list(caller.record.id, offset, limit));
+      const { records, more } = await fromRedis(ledger.lists.ofKey(caller.record.id, offset, limit));
       return { jobs: records.map(jobBody), next_cursor: more ? cursorOf(offset + limit) : null };
     },
 
