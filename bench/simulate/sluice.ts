@@ -6,7 +6,7 @@ import type { Clock } from './clock.js';
 import { Machine, type Process } from './machine.js';
 
 /** What each request costs a part, and what each message costs it beside, in milliseconds of processor time. */
-export interface PartCost {
+interface PartCost {
   requestMs: number;
   messageMs: number;
 }
