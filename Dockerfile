@@ -18,8 +18,9 @@ COPY packages packages
 COPY apps apps
 COPY scripts/bundle.mjs scripts/
 RUN npx tsc -b apps/gateway apps/worker apps/cli && node scripts/bundle.mjs && npm prune --omit=dev
-# What the image does not run: the runtime for browsers, the image library, and binaries for other systems and processors.
-RUN rm -rf node_modules/onnxruntime-web node_modules/sharp node_modules/@img \
+# What the image does not run: the runtime for browsers, the image library, transformers.js, which is in a bundle, and binaries for
+# other systems and processors.
+RUN rm -rf node_modules/onnxruntime-web node_modules/sharp node_modules/@img node_modules/@xenova \
   && arch="$(node -p process.arch)" \
   && find node_modules/onnxruntime-node/bin -mindepth 3 -maxdepth 3 -type d ! -path "*/linux/$arch" -exec rm -rf {} + \
   && find node_modules/tokenizers -name '*.node' ! -name "*.linux-$arch-gnu.node" -delete
