@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { keyIdOf } from '@sluice/shared';
@@ -252,6 +252,40 @@ test('Redis Sentinel: when the primary dies and one sentinel hangs, the others a
   for (const { output } of apps) expect(output).not.toMatch(/p%40ss|sentinel_password=watch/);
 }, 90_000);
 
+/** Starts a server or a sentinel that accepts only TLS. Its certificate is `cert.pem` in the folder. */
+async function startTlsServer({ sentinel = '', password = '' } = {}): Promise<Server> {
+  const [certificate, privateKey] = [join(folder, 'cert.pem'), join(folder, 'key.pem')];
+  if (!existsSync(certificate)) {
+    const { private: key, cert } = await generate([{ name: 'commonName', value: 'localhost' }], {
+      extensions: [{ name: 'subjectAltName', altNames: [{ type: 7, ip: '127.0.0.1' }] }],
+    });
+    writeFileSync(privateKey, key);
+    writeFileSync(certificate, cert);
+  }
+  const settings = {
+    port: '0',
+    'tls-port': String(await freePort()),
+    'tls-cert-file': certificate,
+    'tls-key-file': privateKey,
+    'tls-ca-cert-file': certificate,
+    'tls-auth-clients': 'no',
+    'tls-replication': 'yes',
+    ...(password === '' ? {} : { requirepass: password }),
+  };
+  return startServer(settings, { login: { tls: { rejectUnauthorized: false }, password }, sentinel });
+}
+
+test('Redis Sentinel with TLS: requests and jobs are served', async () => {
+  const primary = await startTlsServer({ password: 'secret' });
+  const sentinel = `sentinel monitor mymaster 127.0.0.1 ${primary.port} 1\nsentinel auth-pass mymaster secret`;
+  const { port } = await startTlsServer({ sentinel });
+  const running = await startApps(`rediss+sentinel://:secret@127.0.0.1:${port}/mymaster`, {
+    NODE_EXTRA_CA_CERTS: join(folder, 'cert.pem'),
+  });
+  await works(running);
+  expect(Number(await primary.redis.dbsize())).toBeGreaterThan(0);
+}, 60_000);
+
 /** The rules of the user that docs/redis.md recommends. */
 function documentedRules(): string[] {
   const page = readFileSync(join(root, 'docs/redis.md'), 'utf8');
@@ -260,19 +294,9 @@ function documentedRules(): string[] {
 }
 
 test('Sluice works over TLS with the Redis user of docs/redis.md, and Redis refuses no command', async () => {
-  const { private: key, cert } = await generate([{ name: 'commonName', value: 'localhost' }], {
-    extensions: [{ name: 'subjectAltName', altNames: [{ type: 7, ip: '127.0.0.1' }] }],
-  });
-  writeFileSync(join(folder, 'key.pem'), key);
-  writeFileSync(join(folder, 'cert.pem'), cert);
-  const tlsPort = await freePort();
-  const files = { 'tls-cert-file': join(folder, 'cert.pem'), 'tls-key-file': join(folder, 'key.pem') };
-  const server = await startServer(
-    { ...files, port: '0', 'tls-port': String(tlsPort), 'tls-auth-clients': 'no' },
-    { login: { tls: { rejectUnauthorized: false } } },
-  );
+  const server = await startTlsServer();
   await server.redis.call('ACL', 'SETUSER', 'sluice', ...documentedRules());
-  const running = await startApps(`rediss://sluice:password@127.0.0.1:${tlsPort}`, {
+  const running = await startApps(`rediss://sluice:password@127.0.0.1:${server.port}`, {
     NODE_EXTRA_CA_CERTS: join(folder, 'cert.pem'),
   });
   await works(running);
