@@ -57,7 +57,10 @@ const ownFiles = (folder) => ({
   },
 });
 
-/** Replaces the image library that transformers.js loads: no task has images, and it takes a tenth of the start of a model process. */
+/**
+ * Replaces the image library that transformers.js loads. No task uses images, and loading the library takes a tenth of the start of
+ * a model process.
+ */
 const noImages = {
   name: 'no-images',
   setup(build) {

@@ -98,7 +98,7 @@ test('a text that hangs in both runs gets 408 in time; the texts in its micro-ba
 });
 
 test('a worker that was paused for 4 s kills no healthy model process', async () => {
-  // Half of it is more than a run takes, so that no spare process starts before the pause.
+  // Half of STALL_SECONDS is longer than a run, so no spare process starts before the pause.
   const worker = await faultyWorker({ MODEL_PROCESSES: '2', STALL_SECONDS: '3' });
   const before = await modelProcesses(worker);
   // One run whose result is in the pipe when the worker continues, and one run that is not finished.

@@ -258,8 +258,9 @@ export class Rig {
   }
 
   /**
-   * Prepares the rig for the next test: kills the apps, deletes the files and the data but replies, and starts Redis if it is down.
-   * @param kept an app that lives on
+   * Prepares the rig for the next test: kills the other apps, deletes all files and all data in Redis except the streams of replies, and
+   * starts Redis if it is down.
+   * @param kept an app that keeps running
    */
   async reset(kept: App): Promise<void> {
     const others = this.#started.filter((app) => app !== kept);

@@ -21,7 +21,7 @@ const recordings = readdirSync(folder)
   .map((file) => recordingSchema.parse(JSON.parse(readFileSync(join(folder, file), 'utf8'))));
 
 test.each(recordings.map((recording) => [recording.version, recording] as const))(
-  'messages, jobs and keys that version %s left in Redis are served by the present one',
+  'the current version handles messages, jobs and API keys that version %s left in Redis',
   async (_version, { recordedAtMs, key, jobs, results, keys }) => {
     const rig = await Rig.start();
     try {

@@ -11,10 +11,10 @@ import { type Costs, type Ended, SimulatedSluice, type Size } from './sluice.js'
 
 const USAGE = `npm run simulate -- [options]
 
-  --workers N    workers (200), each on a machine of its own
+  --workers N    workers (200), each on a separate machine
   --rate N       requests per second (50000)
   --gateways N   gateways, each with a core (as many as the rate needs)
-  --redis N      installations, each with its own Redis and a share of everything (1)
+  --redis N      installations, each with its own Redis; gateways, workers and requests are divided among them (1)
   --processes N  model processes and cores of a worker (2)
   --seconds N    seconds of virtual time (20)
   --kill SHARE   share of the workers that die in the middle (0.5)
@@ -53,7 +53,7 @@ const { values } = parseArgs({
 const sentences = fileURLToPath(new URL('../sentences.txt', import.meta.url));
 const say = (line: string) => process.stdout.write(`${line}\n`);
 
-/** Lengths of the sentences in tokens, as BERT's tokenizer divides them: about 1.25 for each word or sign, and two more. */
+/** Estimated lengths of the sentences in tokens: 1.1 for each word or punctuation mark, and two special tokens. */
 const lengths = readFileSync(sentences, 'utf8')
   .trim()
   .split('\n')
@@ -198,7 +198,7 @@ function meanSample(samples: readonly Sample[]): Sample {
   };
 }
 
-/** The line through two points, neither of whose parts is negative. */
+/** Slope and intercept of the line through two points, both at least 0. */
 function line(one: readonly [x: number, y: number], other: readonly [x: number, y: number]) {
   const slope = Math.max(0, (one[1] - other[1]) / (one[0] - other[0]));
   return { slope, fixed: Math.max(0, other[1] - slope * other[0]) };

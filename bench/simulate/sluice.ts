@@ -5,7 +5,7 @@ import { Prefetch } from '../../apps/worker/src/queue/prefetch.js';
 import type { Clock } from './clock.js';
 import { Machine, type Process } from './machine.js';
 
-/** What each request costs a part, and what each message costs it beside, in milliseconds of processor time. */
+/** Processor time that a part needs for each request, and in addition for each message, in milliseconds. */
 interface PartCost {
   requestMs: number;
   messageMs: number;
@@ -46,7 +46,7 @@ const STALLED_EVERY_MS = 750;
 const HEARTBEAT_EVERY_MS = 1_000;
 const HEARTBEAT_TTL_MS = 3_000;
 const SHARE_EVERY_MS = 250;
-/** A round trip between two machines, in milliseconds. This and the following shares are assumptions. */
+/** A round trip between two machines, in milliseconds. This value and the two shares below are assumptions. */
 const NETWORK_MS = 0.2;
 /** Share of a gateway's and a worker's work that precedes the inference. */
 const BEFORE = 0.6;
@@ -243,7 +243,7 @@ export class SimulatedSluice {
     );
   }
 
-  /** A message is in the queue, where the first worker that holds fewer rows than its maximum takes it. */
+  /** Puts a message into the queue. The next worker that holds fewer rows than its maximum takes it. */
   requeue(message: Message): void {
     this.#queue.push(message);
     for (let i = 0; i < this.#workers.length && this.#queue.length > 0; i++)

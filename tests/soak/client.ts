@@ -92,7 +92,7 @@ export class Client {
     }
   }
 
-  /** Sends a request that uses a slot: counts it for the usage of its key, and in quiet it must succeed. */
+  /** Sends a request that uses a slot, and counts it for the usage of its key. While no fault is in progress, it must be accepted. */
   async post(
     gateway: Member,
     path: string,
@@ -149,7 +149,7 @@ export class Client {
     return received;
   }
 
-  /** Repeats a request that may be repeated until it has a final answer. Resolves to undefined if it never has. */
+  /** Repeats a request that may be repeated until it has a final answer. Resolves to undefined if it is refused for {@link RETRY_MS}. */
   async repeat(what: string, send: () => Promise<Received>): Promise<Received | undefined> {
     const untilMs = performance.now() + RETRY_MS;
     while (performance.now() < untilMs) {
@@ -182,10 +182,9 @@ export class Client {
     const last = this.faults.at(-1);
     // The next fault began before its answer.
     if (last && last.startMs > sentMs) return;
-    const sinceMs = performance.now() - (last?.endMs ?? Number.NaN);
     this.#checker.violate(
       'failed-in-quiet',
-      `${what}: ${status} ${text.slice(0, 300)}, sent by ${gateway.name}, ${Math.round(sinceMs)} ms after "${last?.kind}"`,
+      `${what}: ${status} ${text.slice(0, 300)}, answered by ${gateway.name}, ${last ? `${Math.round(performance.now() - (last.endMs ?? last.startMs))} ms after "${last.kind}"` : 'before any fault'}`,
     );
   }
 

@@ -12,7 +12,7 @@ export interface FaultRecord {
   endMs?: number;
   /** The gateway that was paused; its clients wait meanwhile. */
   paused?: Member;
-  /** Whether a gateway may not read that Redis took a slot, so that the slot of a 503 stays taken. */
+  /** Whether a gateway may miss the confirmation that Redis took a slot, so that a 503 keeps its slot. */
   cuts: boolean;
 }
 

@@ -276,7 +276,10 @@ export class Fleet {
     return { files: readdirSync(`/proc/${app.pid}/fd`).length, megabytes: Math.round(kilobytes / 1024) };
   }
 
-  /** What is left of groups whose leader has ended: model processes must end by themselves. Kills it. */
+  /**
+   * Kills what remains of process groups whose leader has ended, and returns their names. Model processes must have ended by
+   * themselves.
+   */
   orphans(): string[] {
     const found: string[] = [];
     for (const [pid, name] of this.ended) {

@@ -37,8 +37,8 @@ const USAGE = `npm run soak -- [options]
   --seed N      the first seed (1)
   --faults LIST only these kinds of faults, separated by commas, such as "pause Redis,kill worker"
   --recovery    inject faults of each kind alone, to measure how soon requests are answered again
-  --prove       run each build that is broken on purpose until the checker finds it, for at most 200 seeds
-  --build NAME  only this broken build
+  --prove       run each broken build until the checker reports its fault, for at most 200 seeds
+  --build NAME  with --prove: only this build
 `;
 
 const { values } = parseArgs({
@@ -216,7 +216,9 @@ async function prove(
     const names = [...new Set(checker.violations.map(({ name }) => name))];
     const found = names.some((name) => build.violates.includes(name));
     all &&= found;
-    lines.push(`| ${build.name} | ${found ? `found in seed ${seeds}` : 'NOT FOUND'} | ${names.join(', ')} |`);
+    lines.push(
+      `| ${build.name} | ${found ? `found after ${seeds} seeds` : 'NOT FOUND'} | ${names.join(', ')} |`,
+    );
   }
   console.log(`\n| broken build | | violations |\n| --- | --- | --- |\n${lines.join('\n')}`);
   return all;
@@ -231,10 +233,14 @@ for (const kind of chosen ?? [])
   if (!FAULT_KINDS.some((known) => known === kind))
     throw new Error(`--faults: unknown kind "${kind}". Known kinds: ${FAULT_KINDS.join(', ')}`);
 const kinds = FAULT_KINDS.filter((kind) => chosen === undefined || chosen.includes(kind));
+if (values.build !== undefined && !values.prove) throw new Error('--build needs --prove');
 if (values.help) console.log(USAGE);
 else if (values.prove) {
   const builds = BUILDS.filter(({ name }) => values.build === undefined || name === values.build);
-  if (builds.length === 0) throw new Error(`There is no build ${values.build}`);
+  if (builds.length === 0)
+    throw new Error(
+      `--build: unknown build "${values.build}". Known builds: ${BUILDS.map(({ name }) => name).join(', ')}`,
+    );
   // Connections that a fault has left open would keep this process alive.
   process.exit((await prove(builds, Number(values.seed ?? 1), kinds)) ? 0 : 1);
 } else {

@@ -13,8 +13,8 @@ import { Usage } from './usage.js';
 import { Webhooks } from './webhooks.js';
 
 /**
- * All clients: interactive requests, requests with many inputs, jobs with webhooks, batches of the OpenAI family, and two keys that use
- * more than their limits.
+ * All clients: interactive requests, requests with many inputs, jobs with webhooks, batches of the OpenAI family, and two keys whose clients
+ * send more than their limits allow.
  */
 export class Traffic {
   #fleet: Fleet;
@@ -83,7 +83,7 @@ export class Traffic {
 
   /**
    * Starts the clients of a seed.
-   * @param faults those of the seed; more are added
+   * @param faults the faults of the seed; the list grows while the seed runs
    */
   start(random: Random, faults: readonly FaultRecord[]): void {
     this.#random = random;
@@ -107,7 +107,7 @@ export class Traffic {
     loop((own) => this.#burst(own, 'texts'));
   }
 
-  /** Ends the clients, and checks everything that they have been promised. */
+  /** Ends the clients, and checks all guarantees that were made to them. */
   async finish(): Promise<void> {
     this.#running = false;
     await Promise.all(this.#loops.splice(0));

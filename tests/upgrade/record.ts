@@ -1,4 +1,4 @@
-// Records messages and records of the present version for upgrade.test.ts: npx tsx tests/upgrade/record.ts
+// Saves messages and job records of the current version for upgrade.test.ts: npx tsx tests/upgrade/record.ts
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { keyIdOf, version } from '@sluice/shared';

@@ -12,7 +12,7 @@ export const savedSchema = z.object({
 });
 type Saved = z.infer<typeof savedSchema>;
 
-/** The keys whose names are wanted. */
+/** Reads the Redis keys for whose names `wanted` returns true. */
 export async function readAll(redis: Redis, wanted: (name: string) => boolean): Promise<Saved[]> {
   const all: Saved[] = [];
   for (const name of (await redis.keys('*')).filter(wanted).toSorted()) {
@@ -40,7 +40,7 @@ async function partsOf(redis: Redis, name: string, type: Saved['type']): Promise
     case 'zset':
       return redis.zrangeBuffer(name, '0', '-1', 'WITHSCORES');
     case 'stream':
-      // What BullMQ and gateways write into streams is not kept.
+      // The entries of streams are not recorded.
       return [];
   }
 }
@@ -69,7 +69,7 @@ export async function writeAll(redis: Redis, all: readonly Saved[], recordedAtMs
   }
 }
 
-/** Numbers further than this from the time of the recording are not timestamps, in milliseconds. */
+/** A number counts as a timestamp only if it differs from the time of the recording by less than this, in milliseconds. */
 const NEAR_MS = 7 * 24 * 3_600_000;
 
 /** A value whose times are moved. A binary value is left as it is. */

@@ -3,7 +3,7 @@ import { text } from 'node:stream/consumers';
 import { exportKeys, importKeys, keyBackupSchema } from '@sluice/shared';
 import type { Command } from 'commander';
 import * as z from 'zod';
-import { CliError, UsageError } from './cliError.js';
+import { CliError, systemReason, UsageError } from './cliError.js';
 import { recordChange, withKeyring } from './keyring.js';
 import { commandName, print } from './terminal.js';
 
@@ -20,7 +20,11 @@ export function addKeyBackupCommands(keys: Command): void {
         if (output === undefined) process.stdout.write(json);
         else
           await writeFile(output, json, { mode: 0o600, flag: 'wx' }).catch((error: Error) => {
-            throw new UsageError(`--output: ${error.message}; choose a file that does not exist`);
+            throw new UsageError(
+              'code' in error && error.code === 'EEXIST'
+                ? `--output: ${output} already exists; choose another file`
+                : `--output: cannot write ${output}: ${systemReason(error)}`,
+            );
           });
         for (const id of unreadable)
           process.stderr.write(
@@ -62,7 +66,7 @@ export function addKeyBackupCommands(keys: Command): void {
 async function readBackup(file: string) {
   const content = await (file === '-' ? text(process.stdin) : readFile(file, 'utf8')).catch(
     (error: Error) => {
-      throw new UsageError(error.message);
+      throw new UsageError(`Cannot read ${file}: ${systemReason(error)}`);
     },
   );
   let json: unknown;
@@ -73,6 +77,8 @@ async function readBackup(file: string) {
   }
   const parsed = keyBackupSchema.safeParse(json);
   if (!parsed.success)
-    throw new UsageError(`${file} is not a backup of keys: ${z.prettifyError(parsed.error)}`);
+    throw new UsageError(
+      `${file} is not a backup of keys; use a file that ${commandName()} keys export wrote: ${z.prettifyError(parsed.error)}`,
+    );
   return parsed.data;
 }

@@ -98,7 +98,13 @@ const serverUrl = z
     error: 'a password of a Unix socket needs a host, as in unix://:password@localhost/run/redis/redis.sock',
     abort: true,
   })
-  .pipe(url('redis', 'rediss', 'unix'))
+  .pipe(
+    z.url({
+      protocol: /^(rediss?|unix)$/,
+      error: 'not a URL that begins with redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://',
+      abort: true,
+    }),
+  )
   .refine((text) => [new URL(text).username, new URL(text).password].every(isPercentEncoded), {
     error: 'a % in the user name or password that encodes nothing; write %25 for %',
     abort: true,
@@ -198,7 +204,7 @@ export const settingsSchema = z.object({
   REDIS_URL: variable(redisUrl().default('redis://127.0.0.1:6379'), {
     unit: 'redis://, rediss://, unix://, redis+sentinel:// or redis+cluster:// URL',
     meaning:
-      'The Redis server (6.2 or later, `noeviction`), as docs/redis.md describes; `npm start` starts one when unset',
+      'Where Redis is (6.2 or later, `noeviction`); docs/redis.md lists the forms. `npm start` starts a Redis when unset',
     secret: true,
   }),
   MODELS_FILE: variable(

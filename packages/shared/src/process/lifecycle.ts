@@ -74,7 +74,12 @@ export async function runApp(
       return;
     }
     const late = setTimeout(
-      () => fail(new StartError('Drain did not end within DRAIN_SECONDS; exiting with unfinished work')),
+      () =>
+        fail(
+          new StartError(
+            'Drain did not end within DRAIN_SECONDS; exiting with unfinished work. Raise DRAIN_SECONDS, and check that Redis is reachable',
+          ),
+        ),
       limitMs,
     );
     await app.close(workMs());

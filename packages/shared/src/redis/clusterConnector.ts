@@ -56,7 +56,9 @@ export function clusterConnector(
       await node.connect().catch((error: unknown) => Promise.reject(failure ?? error));
       // A node that was separated from the others still believes that it has its slots.
       if (!/cluster_state:ok/.test(String(await node.call('CLUSTER', 'INFO'))))
-        throw new Error(`CLUSTERDOWN The node ${host}:${port} is not part of a working cluster`);
+        throw new Error(
+          `CLUSTERDOWN The node ${host}:${port} is not part of a working cluster; see CLUSTER INFO`,
+        );
       const slot = Number(await node.call('CLUSTER', 'KEYSLOT', PREFIX));
       const ranges = slotsSchema.parse(await node.call('CLUSTER', 'SLOTS'));
       // A node does not always know its own address.

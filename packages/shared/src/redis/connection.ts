@@ -83,7 +83,7 @@ class Group {
     this.#reconnectedMs = performance.now();
     for (const redis of this.connections) {
       if (redis.status !== 'ready' || this.reopening.has(redis)) continue;
-      // Until it has ended, which may take a while, its status stays.
+      // The status stays 'ready' until the socket has closed, which may take a while.
       this.reopening.add(redis);
       redis.once('close', () => this.reopening.delete(redis));
       redis.disconnect(true);

@@ -32,7 +32,7 @@ function decoded(text: string): string {
   try {
     return decodeURIComponent(text);
   } catch {
-    throw new Error('an invalid % in the user name, a password or the name; write %25 for %');
+    throw new Error('an invalid % in the user name, a password or the name of the primary; write %25 for %');
   }
 }
 
@@ -64,7 +64,7 @@ export function parseSeveralServers(url: string): SeveralServers {
   const [, name = '', database = '', ...rest] = path.split('/');
   if (isSentinel && (name === '' || rest.length > 0 || !/^\d*$/.test(database)))
     throw new Error(
-      'the path must be the name that the sentinels use, and optionally a database, such as /mymaster or /mymaster/0',
+      'the path must be the name of the primary in the configuration of the sentinels, and optionally a database, such as /mymaster or /mymaster/0',
     );
   if (!isSentinel && !['', '/', '/0'].includes(path))
     throw new Error('a cluster has only database 0; remove the path');
