@@ -19,7 +19,10 @@ const BUNDLES = {
 };
 
 /** The entry files load the rest of the app themselves. */
-const APPS = ['./gateway.js', './worker.js'];
+const LOADED_BY_ENTRY = {
+  'apps/gateway/dist/main.js': ['./gateway.js'],
+  'apps/worker/dist/main.js': ['./worker.js'],
+};
 
 /** Packages with native code or further files, what is loaded only on request, and what must be there only once. */
 const EXTERNAL = [
@@ -100,7 +103,7 @@ export async function bundle() {
       target: 'node20',
       // Some CommonJS builds find their parts in ways that cannot be followed.
       mainFields: ['module', 'main'],
-      external: [...APPS, ...EXTERNAL],
+      external: [...(LOADED_BY_ENTRY[entry] ?? []), ...EXTERNAL],
       banner: { js: BANNER },
       plugins: [ownFiles(dirname(outfile)), noImages],
       logLevel: 'warning',

@@ -191,7 +191,9 @@ function writeRuntime(url, adminUrl) {
 async function checkSettings() {
   const { readSettings, SettingsError } = await import('@sluice/shared');
   try {
-    return readSettings(process.env);
+    const settings = readSettings(process.env);
+    drainMs = settings.DRAIN_SECONDS * 1000 + DRAIN_SLACK_MS;
+    return settings;
   } catch (error) {
     throw error instanceof SettingsError ? new SetupError(error.message) : error;
   }
@@ -202,8 +204,8 @@ function fatal(message) {
   void stop(1);
 }
 
-/** The longest time that the drain of an app may take. */
-const drainMs = () => Number(process.env.DRAIN_SECONDS || 25) * 1000 + DRAIN_SLACK_MS;
+/** The longest time that the drain of an app may take; known when the settings have been read. */
+let drainMs = DRAIN_SLACK_MS;
 
 /** Drains and ends everything: the gateway first, because it needs the worker; Redis last. */
 async function stop(code) {
@@ -214,7 +216,7 @@ async function stop(code) {
     if (child === undefined) continue;
     const gone = once(child, 'exit');
     child.kill('SIGTERM');
-    const late = setTimeout(() => killGroup(child.pid), drainMs());
+    const late = setTimeout(() => killGroup(child.pid), drainMs);
     await gone;
     clearTimeout(late);
   }
@@ -256,7 +258,7 @@ async function startOne(name) {
   if (!process.env.REDIS_URL) throw new SetupError('Set REDIS_URL, or run npm start in this folder first');
   await prepare();
   await checkSettings();
-  watcher = startWatcher(drainMs());
+  watcher = startWatcher(drainMs);
   await keepApp(name);
   if (!stopping) say(`The ${name} is ready. Ctrl-C drains and ends it`);
 }
@@ -266,7 +268,7 @@ async function startAll() {
   locked = true;
   await prepare();
   const settings = await checkSettings();
-  watcher = startWatcher(drainMs());
+  watcher = startWatcher(drainMs);
   if (process.env.REDIS_URL) say('Using the Redis of REDIS_URL');
   else await keepRedis(await earlierPort());
   if (stopping) return;

@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import { load } from '../load.js';
+import { type Load, load } from '../load.js';
 import { measured } from '../processorTime.js';
 import { sluice } from '../targets.js';
 import { Clock } from './clock.js';
@@ -169,7 +169,7 @@ interface Sample {
 async function sample(server: Server, clients: number): Promise<Sample> {
   const before = await server.done();
   const { result, processorMs } = await measured(server.processes, () =>
-    load(server, sentences, { clients, seconds: 4 }),
+    load(server, sentences, { clients, seconds: 2 }),
   );
   const after = await server.done();
   const of = (part: string) => (processorMs[part] ?? 0) / result.requests;
@@ -200,7 +200,7 @@ function meanSample(samples: readonly Sample[]): Sample {
 
 /** Slope and intercept of the line through two points, both at least 0. */
 function line(one: readonly [x: number, y: number], other: readonly [x: number, y: number]) {
-  const slope = Math.max(0, (one[1] - other[1]) / (one[0] - other[0]));
+  const slope = one[0] === other[0] ? 0 : Math.max(0, (one[1] - other[1]) / (one[0] - other[0]));
   return { slope, fixed: Math.max(0, other[1] - slope * other[0]) };
 }
 
@@ -226,31 +226,30 @@ function costsOf(few: Sample, many: Sample): Costs {
   };
 }
 
-/**
- * Compares real runs on this machine with the simulation. The speed of a shared machine changes, so the costs are measured before and
- * after each run.
- */
+/** The runs of a comparison are divided into this many rounds, because the speed of a shared machine changes. */
+const ROUNDS = 5;
+
+/** Compares real runs on this machine with the simulation. In each round the costs are measured before and after the compared run. */
 async function check(): Promise<boolean> {
   const server = await sluice.start();
   const cores = availableParallelism();
   const size: Size = { gateways: 1, workers: 1, processes: cores, cores, oneMachine: true };
-  const samples = async () => ({
-    few: await sample(server, CLIENTS.costs[0]),
-    many: await sample(server, CLIENTS.costs[1]),
-  });
   try {
     await load(server, sentences, { clients: 64, seconds: 3 });
     say(
       '| clients | requests/s measured | simulated | | p50 measured | simulated | gateway, worker, Redis: ms per request + per message | model: ms per run + per token |\n| --- | --- | --- | --- | --- | --- | --- | --- |',
     );
     let all = true;
-    let before = await samples();
     for (const clients of CLIENTS.compared) {
-      const real = await load(server, sentences, { clients, seconds: 10 });
-      const after = await samples();
-      const costs = costsOf(meanSample([before.few, after.few]), meanSample([before.many, after.many]));
-      before = after;
-      const rate = real.requests / real.seconds;
+      const [few, real, many]: [Sample[], Load[], Sample[]] = [[], [], []];
+      for (let round = 0; round < ROUNDS; round++) {
+        few.push(await sample(server, CLIENTS.costs[0]));
+        real.push(await load(server, sentences, { clients, seconds: 3 }));
+        many.push(await sample(server, CLIENTS.costs[1]));
+      }
+      const costs = costsOf(meanSample(few), meanSample(many));
+      const sum = (of: (one: Load) => number) => real.reduce((total, one) => total + of(one), 0);
+      const rate = sum((one) => one.requests) / sum((one) => one.seconds);
       const { answered, p50 } = closedLoop(costs, size, clients, 20);
       const difference = answered / rate - 1;
       all &&= Math.abs(difference) <= TOLERANCE;
@@ -259,7 +258,7 @@ async function check(): Promise<boolean> {
       );
       const model = `${costs.msPerRun.toFixed(2)} + ${costs.msPerToken.toFixed(3)}`;
       say(
-        `| ${clients} | ${rate.toFixed(0)} | ${answered.toFixed(0)} | ${(100 * difference).toFixed(0)} % | ${real.p50.toFixed(0)} ms | ${p50.toFixed(0)} ms | ${parts.join(', ')} | ${model} |`,
+        `| ${clients} | ${rate.toFixed(0)} | ${answered.toFixed(0)} | ${(100 * difference).toFixed(0)} % | ${(sum((one) => one.p50) / ROUNDS).toFixed(0)} ms | ${p50.toFixed(0)} ms | ${parts.join(', ')} | ${model} |`,
       );
     }
     return all;

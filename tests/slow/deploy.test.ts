@@ -73,8 +73,8 @@ const group = {
 };
 const everything = {
   models,
-  settings: { LOG_LEVEL: 'debug', RATE_LIMIT_REQUESTS: 100 },
-  gateway: { autoscaling: { enabled: true } },
+  settings: { LOG_LEVEL: 'debug', MAX_BATCH_BYTES: 134_217_728, STALL_SECONDS: 2.5 },
+  gateway: { autoscaling: { enabled: true }, podDisruptionBudget: { minAvailable: 1 } },
   ingress: { enabled: true, host: 'api.example.com', tlsSecret: 'tls', className: 'nginx' },
   podMonitor: { enabled: true },
   workers: [
@@ -82,7 +82,7 @@ const everything = {
     {
       ...group,
       name: 'batch',
-      models: ['rerank'],
+      models: ['rerank', 'v1.5'],
       autoscaling: {
         enabled: true,
         minReplicas: 0,
@@ -90,6 +90,7 @@ const everything = {
         targetRows: 300,
         prometheusUrl: 'http://prometheus:9090',
         cooldownSeconds: 120,
+        metricLabels: { namespace: 'apps' },
       },
     },
   ],
@@ -138,11 +139,17 @@ test('with everything enabled the chart gives valid resources for each group of 
   expect(JSON.parse(find(known, 'ConfigMap', 'my-models').data['models.json'])).toEqual({ models });
   const worker = find(known, 'Deployment', 'my-worker-batch').spec;
   expect(worker.replicas).toBeUndefined();
-  expect(worker.template.spec.containers[0].env).toContainEqual({ name: 'WORKER_MODELS', value: 'rerank' });
   expect(worker.template.spec.containers[0].env).toContainEqual({
-    name: 'RATE_LIMIT_REQUESTS',
-    value: '100',
+    name: 'WORKER_MODELS',
+    value: 'rerank,v1.5',
   });
+  for (const setting of [
+    { name: 'MAX_BATCH_BYTES', value: '134217728' },
+    { name: 'STALL_SECONDS', value: '2.5' },
+  ])
+    expect(worker.template.spec.containers[0].env).toContainEqual(setting);
+  const { selector: _, ...budget } = find(known, 'PodDisruptionBudget', 'my-gateway').spec;
+  expect(budget).toEqual({ minAvailable: 1 });
   expect(find(known, 'HorizontalPodAutoscaler', 'my-gateway').spec.maxReplicas).toBe(10);
   expect(find(known, 'Ingress', 'my-gateway').spec.rules[0].host).toBe('api.example.com');
   const scaled = others.find(({ kind }) => kind === 'ScaledObject');
@@ -152,7 +159,13 @@ test('with everything enabled the chart gives valid resources for each group of 
   expect(scaled.spec).toMatchObject({
     scaleTargetRef: { name: 'my-worker-batch' },
     minReplicaCount: 0,
-    triggers: [{ metadata: { query: 'sum(max by (model, lane) (sluice_backlog_rows{model=~"rerank"}))' } }],
+    triggers: [
+      {
+        metadata: {
+          query: String.raw`sum(max by (model, lane) (sluice_backlog_rows{model=~"rerank|v1\\.5",namespace="apps"}))`,
+        },
+      },
+    ],
   });
   // The check itself can fail.
   expect(validate({ ...scaled, spec: { ...scaled.spec, minReplicas: 0 } })).toBe(false);
@@ -172,6 +185,13 @@ test.each([
   ],
   ['with a misspelled value', { gatway: {} }, /gatway/],
   ['with a wrong setting name', { settings: { 'log-level': 'debug' } }, /log-level/],
+  ['with a setting that the chart sets itself', { settings: { DRAIN_SECONDS: 60 } }, /DRAIN_SECONDS/],
+  ['with a drain that is too short', { drainSeconds: 1 }, /drainSeconds/],
+  [
+    'with incomplete autoscaling',
+    { workers: [{ ...group, name: 'batch', autoscaling: { enabled: true } }] },
+    /maxReplicas/,
+  ],
 ])('the chart refuses values %s', (_what, values, reason) => {
   expect(() => render(values)).toThrow(reason);
 });

@@ -6,6 +6,7 @@ import { CliError, systemReason, UsageError } from './cliError.js';
 
 /** Results that are written at once. */
 const RESULTS_PER_WRITE = 1_000;
+
 /** @throws CliError if a file cannot be created there, before any work is done; UsageError if it is the input */
 export async function checkWritable(out: string, path: string): Promise<void> {
   if (resolve(out) === resolve(path))

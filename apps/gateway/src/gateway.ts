@@ -157,7 +157,7 @@ async function startGateway(settings: Settings, log: Log): Promise<App> {
   const inference = { bounds, catalog, answerInputs };
   const webhookFor = createWebhookFor(settings.WEBHOOK_ALLOW_PRIVATE);
   const submission = { ledger, memory, submitJob, webhookFor };
-  const app = createApp({
+  const { app, giveUp } = createApp({
     families: [
       nativeFamily({ ...shared, ...inference, ...submission, changes, streamLimit }),
       // Before the next one, whose path with the id of a model is more general.
@@ -213,7 +213,7 @@ async function startGateway(settings: Settings, log: Log): Promise<App> {
     isDraining = true;
     const webhooksClosed = webhooks.close(withinMs);
     changes.close();
-    await publicPort.drain(withinMs, () => catalog.failRequests());
+    await publicPort.drain(withinMs, giveUp);
     await admin.close();
     janitor.close();
     await webhooksClosed;

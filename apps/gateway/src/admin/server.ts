@@ -89,7 +89,7 @@ export async function startAdminServer(services: Services): Promise<AdminPort> {
     },
     problemJson,
   );
-  const app = createApp({
+  const { app } = createApp({
     families: [family],
     errorFormat: problemJson,
     authenticate: async (request) => {

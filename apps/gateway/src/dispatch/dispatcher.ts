@@ -121,12 +121,9 @@ export class Dispatcher {
 
   constructor(options: DispatcherOptions) {
     this.#options = options;
-    options.clock.on('away', () => this.failAll(new Problem('unavailable')));
-  }
-
-  /** Ends the wait for all items. */
-  failAll(reason: Problem): void {
-    for (const { fail } of this.#unanswered) fail(reason);
+    options.clock.on('away', () => {
+      for (const { fail } of this.#unanswered) fail(new Problem('unavailable'));
+    });
   }
 
   /** Rows of all items without an outcome. */

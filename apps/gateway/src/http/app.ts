@@ -48,10 +48,18 @@ interface AppOptions extends Checks {
   onDone: (request: DoneRequest) => void;
 }
 
+/** The app, and what ends its requests. */
+interface App {
+  app: Express;
+  /** Answers all requests in progress with 503 `shutting_down`, whatever they wait for. */
+  giveUp(): void;
+}
+
 /** Creates the express app. Its order is the order of the checks that a request passes. */
-export function createApp(options: AppOptions): Express {
+export function createApp(options: AppOptions): App {
   const { families, errorFormat, traced, onDone, log } = options;
-  const serve = createServe(options);
+  const inProgress: InProgress = new Set();
+  const serve = createServe(options, inProgress);
   const app = express();
   app.disable('x-powered-by');
   app.disable('etag');
@@ -110,7 +118,12 @@ export function createApp(options: AppOptions): Express {
   app.use((error: unknown, _request: Request, response: Response, _next: unknown) => {
     sendProblem(problemOf(error), response.locals.errorFormat ?? errorFormat, response, log);
   });
-  return app;
+  return {
+    app,
+    giveUp: () => {
+      for (const giveUp of inProgress) giveUp(new Problem('shutting_down'));
+    },
+  };
 }
 
 /** @throws Problem for a request head that HTTP allows the parser to accept, but that must be refused */
@@ -169,17 +182,23 @@ function chosen([first, ...others]: Endpoints, body: unknown): Endpoint {
   );
 }
 
+/** For each request in progress a function that ends it with a problem. */
+type InProgress = Set<(problem: Problem) => void>;
+
 /** Creates the function that serves one request: key → overload → rate limit → body → handler. */
-function createServe({
-  authenticate,
-  overload,
-  rateLimit,
-  readLimit,
-  usage,
-  maxBodyBytes,
-  errorFormat: commonFormat,
-  log,
-}: AppOptions) {
+function createServe(
+  {
+    authenticate,
+    overload,
+    rateLimit,
+    readLimit,
+    usage,
+    maxBodyBytes,
+    errorFormat: commonFormat,
+    log,
+  }: AppOptions,
+  inProgress: InProgress,
+) {
   const readBody = createReadBody(maxBodyBytes);
   const readLargeBody = createReadBody(LARGE_BODIES * maxBodyBytes);
 
@@ -208,17 +227,20 @@ function createServe({
     response.locals.route = route.path;
     let slot: Slot | undefined;
     let keyId: string | undefined;
+    let isDone = false;
     const setLimitHeaders = () => {
       if (slot && !response.headersSent)
         response.set({ ...slot.headers, ...endpoint.family.limitHeaders?.(slot.windows) });
     };
-    try {
+    /** The checks in their order, then the handler. */
+    const answerOf = async () => {
       const caller = route.access === 'open' ? undefined : await authenticate(request, route.access);
       keyId = caller?.record.id;
       response.locals.keyId = keyId;
       const refusal = route.limited ? overload(route, request) : undefined;
       if (refusal) throw refusal;
       slot = route.limited && caller ? await rateLimit.take(caller.record) : undefined;
+      if (isDone) slot?.refund();
       setLimitHeaders();
       if (!route.limited && caller) await readLimit.take(caller.record.id);
       const params = route.params?.safeParse(request.params);
@@ -236,7 +258,7 @@ function createServe({
           throw new Problem('body_too_large');
         body = check(endpoint.route.body, json);
       }
-      const answer = await endpoint.handler({
+      return endpoint.handler({
         caller,
         slot,
         params: params?.data,
@@ -246,6 +268,17 @@ function createServe({
         request,
         response,
       } as Context<Route>);
+    };
+    let giveUp: (problem: Problem) => void = () => {};
+    const givenUp = new Promise<never>((_, reject) => {
+      giveUp = (problem) => {
+        reject(problem);
+        closed.abort(problem);
+      };
+    });
+    inProgress.add(giveUp);
+    try {
+      const answer = await Promise.race([answerOf(), givenUp]);
       if (slot && keyId) usage.request(keyId, response.locals.texts ?? 0);
       if (answer === undefined) return;
       setLimitHeaders();
@@ -270,6 +303,9 @@ function createServe({
           response.removeHeader(name);
       }
       sendProblem(problem, errorFormat, response, log);
+    } finally {
+      isDone = true;
+      inProgress.delete(giveUp);
     }
   };
 }

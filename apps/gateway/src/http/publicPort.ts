@@ -1,9 +1,9 @@
 import type { RequestListener, ServerResponse } from 'node:http';
-import { Server as NetServer } from 'node:net';
+import { Server as NetServer, type Socket } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
 import { EXIT_CONFIG, type Log, listen, type Settings, StartError } from '@sluice/shared';
-import { type ErrorFormat, Problem } from './problem.js';
-import { createHttpServer, sendWithoutExpress, type TlsFiles } from './server.js';
+import type { ErrorFormat } from './problem.js';
+import { createHttpServer, type TlsFiles } from './server.js';
 import { watchTls } from './tls.js';
 
 /**
@@ -14,7 +14,7 @@ const KEPT_MS = 1_000;
 /** How often idle connections are closed after that, in milliseconds. */
 const CLOSE_IDLE_EVERY_MS = 100;
 /** At the end of a drain, the responses to requests that were given up have this long to be sent, in milliseconds. */
-const LAST_RESPONSES_MS = 200;
+const LAST_RESPONSES_MS = 400;
 /**
  * A connection without any traffic is closed this long after the longest request, in milliseconds. Uploads, streams of
  * events and pages of results have traffic more often.
@@ -27,7 +27,7 @@ export interface PublicPort {
   /**
    * Accepts no more connections, and answers the requests of the open ones.
    * @param withinMs after this long the rest is given up
-   * @param giveUp ends the requests that wait for a model
+   * @param giveUp answers the requests in progress with 503
    */
   drain(withinMs: number, giveUp: () => void): Promise<void>;
 }
@@ -56,9 +56,17 @@ export async function openPublicPort(
   server.timeout = longestRequestMs + IDLE_SLACK_MS;
   /** Responses that are not finished. */
   const unfinished = new Set<ServerResponse>();
-  server.on('request', (_request, response) => {
+  server.on('request', ({ socket }, response) => {
+    unused.delete(remoteOf(socket));
     unfinished.add(response);
     response.on('close', () => unfinished.delete(response));
+  });
+  /** Connections without any request yet, by their remote address. Node does not close them as idle ones. */
+  const unused = new Map<string, Socket>();
+  server.on('connection', (socket: Socket) => {
+    const remote = remoteOf(socket);
+    unused.set(remote, socket);
+    socket.once('close', () => unused.delete(remote));
   });
   const port = await listen(server, { host: settings.HOST, port: settings.PORT }).catch(
     (error: NodeJS.ErrnoException) => {
@@ -81,20 +89,16 @@ export async function openPublicPort(
       const closedWithin = (ms: number) => Promise.race([closed, delay(ms, undefined, { ref: false })]);
       const keptMs = Math.min(KEPT_MS, withinMs / 2);
       await closedWithin(keptMs);
+      for (const socket of unused.values()) socket.destroy();
       // A connection becomes idle when its response has been sent.
       const closing = setInterval(() => server.closeIdleConnections(), CLOSE_IDLE_EVERY_MS);
-      await closedWithin(withinMs - keptMs - 2 * LAST_RESPONSES_MS);
+      await closedWithin(withinMs - keptMs - LAST_RESPONSES_MS);
       if (unfinished.size > 0) {
         log.warn(
           { requests: unfinished.size },
           'Drain time is nearly over; answering the unfinished requests with 503. Raise DRAIN_SECONDS if this happens often',
         );
         giveUp();
-        await closedWithin(LAST_RESPONSES_MS);
-        // Those that did not wait for a model, such as uploads.
-        for (const response of unfinished)
-          if (!response.headersSent)
-            sendWithoutExpress(response.req, response, new Problem('shutting_down'), errorFormat);
         await closedWithin(LAST_RESPONSES_MS);
       }
       clearInterval(closing);
@@ -103,3 +107,6 @@ export async function openPublicPort(
     },
   };
 }
+
+/** With TLS the socket of a request is another object than that of its connection, but it has the same address. */
+const remoteOf = ({ remoteAddress, remotePort }: Socket) => `${remoteAddress} ${remotePort}`;

@@ -86,12 +86,6 @@ export class Changes {
       // In case a change was missed.
       this.#schedule(jobId);
     }
-    // A subscription may be silent for long, so only a ping shows whether its connection is dead.
-    const { redis } = this.#options;
-    if (this.#subscription && redis.status === 'ready')
-      redis.ping().catch(() => {
-        if (redis.status === 'ready') redis.disconnect(true);
-      });
   }
 
   /** Sends the state of a job to its followers, now or when the next progress is due. */

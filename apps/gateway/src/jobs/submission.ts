@@ -48,6 +48,8 @@ export interface Submission {
   webhook?: JobWebhook;
   /** What else distinguishes it from a job with the same `Idempotency-Key`. */
   fingerprinted?: unknown;
+  /** Aborted when the client disconnects, or with a Problem when its request is answered before its end. */
+  signal: AbortSignal;
 }
 
 /** A job that was accepted, now or by an earlier request with the same `Idempotency-Key`. */
@@ -199,10 +201,14 @@ export function createSubmitJob({
    * @throws Problem; ClientClosedRequest
    */
   return async function submitJob(submission: Submission): Promise<Submitted> {
-    const { key, model } = submission;
+    const { key, model, signal } = submission;
     const stage = ledger.stage(randomUUID());
     try {
-      return await accept(submission, stage, await receive(submission, stage));
+      const fingerprint = await receive(submission, stage);
+      throwIfAnswered(signal);
+      const submitted = await accept(submission, stage, fingerprint);
+      if (submitted.created) throwIfAnswered(signal);
+      return submitted;
     } catch (error) {
       abandon(stage, key, model).catch((err: unknown) => {
         log.debug({ err, job_id: stage.jobId }, 'Could not remove an upload; it will expire');
@@ -210,6 +216,11 @@ export function createSubmitJob({
       throw error;
     }
   };
+}
+
+/** A request that has already been answered with a Problem must not create a job. */
+function throwIfAnswered({ reason }: AbortSignal): void {
+  if (reason instanceof Problem) throw reason;
 }
 
 const tooManyItems = (max: number) =>

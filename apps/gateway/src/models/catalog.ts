@@ -155,13 +155,6 @@ export class Catalog {
       .length;
   }
 
-  /** Answers all requests that wait for a model with 503, because this gateway is about to exit. */
-  failRequests(): void {
-    for (const { lanes } of this.entries) {
-      for (const { dispatcher } of Object.values(lanes)) dispatcher.failAll(new Problem('shutting_down'));
-    }
-  }
-
   /** The bulk queue of another configuration of a model; its user closes it. */
   otherBulkQueue(modelId: string, specHash: string): Queue<ChunkMessage> {
     const queue = new Queue<ChunkMessage>(

@@ -67,6 +67,8 @@ export class QueueReader {
   #renewing = false;
   #loop: Promise<void>;
   #closing = false;
+  /** Whether the time for the held messages is over. */
+  #isOver = false;
   #stopWaiting: () => void = () => {};
   #wake: () => void = () => {};
 
@@ -100,9 +102,11 @@ export class QueueReader {
     // Ends the wait for a marker; a fetch under way still delivers its message.
     this.#stopWaiting();
     this.#blocking.disconnect();
-    if (withinMs !== undefined) {
+    if (withinMs === undefined) this.#isOver = true;
+    else {
       const finished = this.#loop.then(() => Promise.all(this.#works));
       await Promise.race([finished, delay(withinMs, undefined, { ref: false })]);
+      this.#isOver = true;
       await this.#returnHeld();
     }
     await this.#worker.close(true);
@@ -114,12 +118,13 @@ export class QueueReader {
     const { queueName, log } = this.#options;
     if (this.#held.size === 0) return;
     log.info({ queue: queueName, messages: this.#held.size }, 'Returning unfinished messages to the queue');
-    await Promise.all(
-      Array.from(this.#held, ([token, message]) =>
-        // If this fails, the lock expires, and another worker takes the message then.
-        message.moveToWait(token).catch((err: unknown) => log.debug({ err }, 'Could not return a message')),
-      ),
-    );
+    await Promise.all(Array.from(this.#held, ([token, message]) => this.#returnToQueue(message, token)));
+  }
+
+  /** Returns a message to the queue. If this fails, its lock expires, and another worker takes it then. */
+  async #returnToQueue(message: Job<unknown, void>, token: string): Promise<void> {
+    const { log } = this.#options;
+    await message.moveToWait(token).catch((err: unknown) => log.debug({ err }, 'Could not return a message'));
   }
 
   async #run(): Promise<void> {
@@ -146,7 +151,8 @@ export class QueueReader {
           this.#hasMore(),
         );
         const message = await fetching;
-        if (message !== undefined) this.#start(message, token);
+        if (message !== undefined && this.#isOver) void this.#returnToQueue(message, token);
+        else if (message !== undefined) this.#start(message, token);
         // A paused queue gives no message although some wait.
         mayHaveMore = (await checking) && message !== undefined;
       } catch (err) {

@@ -112,6 +112,7 @@ export async function serveModel(
   };
   const { pool, facts, measured } = await startPool(spec, source.folder, metrics, { ...services, log }).catch(
     async (error: unknown) => {
+      signal.throwIfAborted();
       // Errors of the runtime rarely say that a file is damaged, so check the files.
       await source.verify();
       throw error;

@@ -47,8 +47,18 @@ capabilities: { drop: [ALL] }
 - { name: MODELS_FILE, value: /config/models.json }
 {{- end }}
 {{- range $name, $value := .Values.settings }}
-- { name: {{ $name }}, value: {{ $value | quote }} }
+- { name: {{ $name }}, value: {{ include "sluice.text" $value | quote }} }
 {{- end }}
+{{- end }}
+
+{{/* A value as text. Helm reads numbers as floats, and would write 1000000 as 1e+06. */}}
+{{- define "sluice.text" -}}
+{{- if and (kindIs "float64" .) (eq . (floor .)) }}{{ int64 . }}{{ else }}{{ . }}{{ end }}
+{{- end }}
+
+{{/* Kubernetes accepts only one of the two fields. */}}
+{{- define "sluice.disruptionBudget" -}}
+{{- if hasKey . "minAvailable" }}minAvailable: {{ .minAvailable }}{{ else }}maxUnavailable: {{ .maxUnavailable }}{{ end }}
 {{- end }}
 
 {{- define "sluice.optionalSecret" -}}

@@ -13,6 +13,7 @@ declare module 'ioredis' {
   }
 }
 
+const recordFields = z.record(z.string(), z.string());
 const listReply = z.tuple([z.number()], z.array(z.string()));
 
 /** Maximum number of records that are read for a page of all jobs, and in one call to Redis. */
@@ -72,7 +73,7 @@ export class JobLists {
       for (const [error, stored] of replies) {
         if (error) throw error;
         next++;
-        const record = jobRecordOf(stored as Record<string, string>);
+        const record = jobRecordOf(recordFields.parse(stored));
         if (record && (status === undefined || record.status === status)) records.push(record);
         if (records.length === count) break;
       }

@@ -98,11 +98,8 @@ export async function importKeys(
     different: [],
   };
   for (const key of keys) {
-    const isNew = (await redis.exists(names.key(key.id))) === 0;
-    if (isNew) {
-      await restore(redis, key);
-      await onImported(key.id);
-    }
+    const isNew = await restore(redis, key);
+    if (isNew) await onImported(key.id);
     // A malformed record counts as one with other values.
     const after = await keyring.read(key.id).catch((error: unknown) => {
       if (error instanceof z.ZodError) return undefined;
@@ -114,8 +111,15 @@ export async function importKeys(
   return ids;
 }
 
-/** Writes the record of a key that does not exist. Fields that another process has written in the meantime stay. */
-async function restore(redis: Redis, { id, previous, scopes, limits, ...rest }: SavedKey): Promise<void> {
+/** KEYS: the record and the list of keys. ARGV: the id, the time of its creation in milliseconds, and the fields and values. */
+const RESTORE = `
+if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+redis.call('HSET', KEYS[1], unpack(ARGV, 3))
+redis.call('ZADD', KEYS[2], 'NX', ARGV[2], ARGV[1])
+return 1`;
+
+/** Writes the record of a key, unless the key exists. Resolves to whether it wrote it. */
+async function restore(redis: Redis, { id, previous, scopes, limits, ...rest }: SavedKey): Promise<boolean> {
   const fields = {
     v: '1',
     id,
@@ -128,8 +132,6 @@ async function restore(redis: Redis, { id, previous, scopes, limits, ...rest }: 
     ),
     ...rest,
   };
-  const transaction = redis.multi();
-  for (const [field, value] of Object.entries(fields))
-    transaction.hsetnx(names.key(id), field, String(value));
-  await transaction.zadd(names.keys, 'NX', rest.created_at_ms, id).exec();
+  const pairs = Object.entries(fields).flatMap(([field, value]) => [field, String(value)]);
+  return (await redis.eval(RESTORE, 2, names.key(id), names.keys, id, rest.created_at_ms, ...pairs)) === 1;
 }

@@ -37,7 +37,7 @@ export class StartError extends Error {
 }
 
 /**
- * Runs an app as this process. It reads the settings from the environment, drains at SIGTERM, SIGINT, SIGHUP or when its parent
+ * Runs an app as this process. Its listeners for signals are there when it returns its promise. It reads the settings from the environment, drains at SIGTERM, SIGINT, SIGHUP or when its parent
  * process is gone, and exits with status 0 after a drain, within DRAIN_SECONDS.
  * @param name part of every log line
  * @param start starts the app; `signal` aborts when the app is stopped before it is ready. It must
@@ -98,12 +98,8 @@ export async function runApp(
     process.exit(1);
   };
 
-  for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) {
-    const earlier = process.listeners(signal);
+  for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const)
     process.on(signal, () => void stop(signal).catch((error: unknown) => fail(error)));
-    // Removes the listeners of the entry file. The new listener is added first, so that no signal is lost.
-    for (const listener of earlier) process.off(signal, listener);
-  }
   process.on('disconnect', () => {
     void stop('parent process ended').catch((error: unknown) => fail(error));
   });

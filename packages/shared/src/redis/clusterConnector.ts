@@ -45,6 +45,8 @@ export function clusterConnector(
       connectTimeout: NODE_TIMEOUT_MS,
       commandTimeout: NODE_TIMEOUT_MS,
       maxRetriesPerRequest: 0,
+      // It would wait for a node that loads its data; CLUSTER INFO of such a node fails, so it is skipped.
+      enableReadyCheck: false,
       retryStrategy: () => null,
     });
     let failure: Error | undefined;

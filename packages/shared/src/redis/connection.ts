@@ -168,47 +168,70 @@ export function connectRedis(url: string, role: RedisRole, log: Log): Redis {
   return redis;
 }
 
-/** Channels of each connection, with those that wait for their first subscription. */
-const subscriptions = new WeakMap<Redis, Map<string, (() => void)[]>>();
+/** A channel of a subscription. */
+interface Channel {
+  /** Those who wait for the first confirmation. */
+  waiting: (() => void)[];
+  retry: NodeJS.Timeout | undefined;
+}
+
+/** The channels of each connection that has some. */
+const subscriptions = new WeakMap<Redis, Map<string, Channel>>();
 /** A channel that Redis refuses, such as one that its user may not read, is tried again after this long, in milliseconds. */
 const REFUSED_RETRY_MS = 5_000;
+/** A subscription may be silent for long, so only a ping shows whether its connection is dead; in milliseconds. */
+const PING_EVERY_MS = 5_000;
 
 /**
  * Subscribes a connection of the role `subscriber` to a channel, and again each time it is reopened. Resolves when it is subscribed
  * for the first time.
  */
-export function keepSubscribed(redis: Redis, channel: string, log: Log): Promise<void> {
+export function keepSubscribed(redis: Redis, name: string, log: Log): Promise<void> {
   return new Promise((resolve) => {
-    const known = subscriptions.get(redis);
-    const channels = known ?? new Map<string, (() => void)[]>();
-    channels.set(channel, [...(channels.get(channel) ?? []), resolve]);
-    if (known === undefined) {
-      subscriptions.set(redis, channels);
-      redis.on('ready', () => {
-        for (const name of channels.keys()) subscribe(redis, name, channels, log);
-      });
-    }
-    if (redis.status === 'ready') subscribe(redis, channel, channels, log);
+    const channels = subscriptions.get(redis) ?? openSubscription(redis, log);
+    const channel = channels.get(name) ?? { waiting: [], retry: undefined };
+    channel.waiting.push(resolve);
+    channels.set(name, channel);
+    if (redis.status === 'ready') subscribe(redis, name, channel, log);
   });
 }
 
-function subscribe(redis: Redis, channel: string, channels: Map<string, (() => void)[]>, log: Log): void {
-  redis.subscribe(channel).then(
+function openSubscription(redis: Redis, log: Log): Map<string, Channel> {
+  const channels = new Map<string, Channel>();
+  subscriptions.set(redis, channels);
+  redis.on('ready', () => {
+    for (const [name, channel] of channels) subscribe(redis, name, channel, log);
+  });
+  const pings = setInterval(() => {
+    if (redis.status === 'ready') redis.ping().catch(() => reopen(redis));
+  }, PING_EVERY_MS);
+  redis.once('end', () => {
+    clearInterval(pings);
+    for (const { retry } of channels.values()) clearTimeout(retry);
+  });
+  return channels;
+}
+
+/** Reopens a connection. One that is not ready reconnects by itself, or was closed on purpose. */
+function reopen(redis: Redis): void {
+  if (redis.status === 'ready') redis.disconnect(true);
+}
+
+function subscribe(redis: Redis, name: string, channel: Channel, log: Log): void {
+  clearTimeout(channel.retry);
+  redis.subscribe(name).then(
     () => {
-      for (const resolve of channels.get(channel) ?? []) resolve();
-      channels.set(channel, []);
+      for (const resolve of channel.waiting.splice(0)) resolve();
     },
     (err: unknown) => {
       const isRefused = err instanceof Error && err.name === 'ReplyError';
-      log[isRefused ? 'warn' : 'debug']({ err, channel }, 'Could not subscribe');
-      // A connection that is not ready reconnects by itself or was closed on purpose.
-      if (redis.status !== 'ready') return;
+      log[isRefused ? 'warn' : 'debug']({ err, channel: name }, 'Could not subscribe');
       // After the reconnect, 'ready' subscribes again.
-      if (!isRefused) redis.disconnect(true);
-      else
-        setTimeout(() => {
-          if (redis.status === 'ready') subscribe(redis, channel, channels, log);
-        }, REFUSED_RETRY_MS).unref();
+      if (!isRefused) reopen(redis);
+      else if (redis.status === 'ready')
+        channel.retry = setTimeout(() => {
+          if (redis.status === 'ready') subscribe(redis, name, channel, log);
+        }, REFUSED_RETRY_MS);
     },
   );
 }

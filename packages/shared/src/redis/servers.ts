@@ -9,16 +9,18 @@ function severalServers(url: string): ServerOptions {
     ...(password === '' ? {} : { password }),
     ...(tls ? { tls: {} } : {}),
   };
-  if (kind === 'cluster') return { ...login, Connector: clusterConnector(servers, login) };
+  // A machine that is gone must not keep the next attempt from finding the new primary.
+  const connectTimeout = 2 * NODE_TIMEOUT_MS;
+  if (kind === 'cluster') return { ...login, connectTimeout, Connector: clusterConnector(servers, login) };
   return {
     ...login,
+    connectTimeout,
     db,
     name,
     sentinels: addresses,
     sentinelRetryStrategy: pauseBefore,
     // A sentinel that hangs must not keep the next one from being asked.
     sentinelCommandTimeout: NODE_TIMEOUT_MS,
-    connectTimeout: 2 * NODE_TIMEOUT_MS,
     ...(sentinelPassword === '' ? {} : { sentinelPassword }),
     ...(tls ? { enableTLSForSentinelMode: true, sentinelTLS: {} } : {}),
   };

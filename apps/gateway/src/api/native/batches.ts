@@ -36,6 +36,7 @@ export function batchRoutes({
     upload: Upload,
     named: string | undefined,
     idempotencyKey: string | undefined,
+    signal: AbortSignal,
   ): Promise<Submitted> {
     if (upload.model !== undefined && named !== undefined && upload.model !== named)
       throw new Problem('validation_failed', {
@@ -57,12 +58,13 @@ export function batchRoutes({
       upload,
       idempotencyKey,
       fingerprinted: webhook,
+      signal,
       ...(webhook ? { webhook } : {}),
     });
   }
 
   return {
-    async analyzeBatch({ caller: { record }, query, request, response }) {
+    async analyzeBatch({ caller: { record }, query, request, response, signal }) {
       // Refuse early if possible.
       await memory.check(0);
       const idempotencyKey = idempotencyKeyOf(request);
@@ -72,6 +74,7 @@ export function batchRoutes({
         upload,
         query.model,
         idempotencyKey,
+        signal,
       ).finally(() => upload.close());
       if (created) response.locals.texts = total;
       const url = `/jobs/${jobId}`;

@@ -109,6 +109,7 @@ export function batchHandlers(services: Services): Pick<HandlersOf<OpenAiRoutes>
           details,
           fingerprinted: { webhook, metadata: about.metadata, endpoint: about.endpoint },
           file: { record: names.file(file.id), ttlMs: files.ttlMs },
+          signal,
           ...(webhook ? { webhook } : {}),
         }).finally(() => items.return(undefined));
         if (submitted.created) response.locals.texts = submitted.total;
