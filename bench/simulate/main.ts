@@ -151,7 +151,7 @@ function closedLoop(costs: Costs, size: Size, clients: number, seconds: number) 
 }
 
 /** Concurrent clients of the two runs that measure the costs, and of the runs that are compared with the simulation. */
-const CLIENTS = { costs: [4, 128], compared: [8, 16, 64, 128] } as const;
+const CLIENTS = { costs: [12, 96], compared: [8, 16, 64, 128] } as const;
 
 type Server = Awaited<ReturnType<typeof sluice.start>>;
 

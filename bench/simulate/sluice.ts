@@ -40,6 +40,9 @@ const MICRO_BATCH_ROWS = 8;
 const MICRO_BATCH_TOKENS = 1_024;
 /** As in the dispatcher, the reader, the heartbeats and admission. */
 const ITEMS_PER_MESSAGE = 16;
+const BUSY_ROWS_PER_PROCESS = 8;
+const MAX_PAUSE_MS = 5;
+const PAUSE_SHARE = 0.1;
 const COMMAND_TIMEOUT_MS = 800;
 const LOCK_MS = 1_500;
 const STALLED_EVERY_MS = 750;
@@ -203,10 +206,29 @@ export class SimulatedSluice {
     });
   }
 
-  /** Puts the pending items of a gateway into messages, with one call to Redis at a time. */
+  /** Puts the pending items of a gateway into messages, with one call to Redis at a time. Under load it waits for more items first. */
   #add(gateway: Gateway): void {
     if (gateway.adding || gateway.pending.length === 0) return;
     gateway.adding = true;
+    const rowsAhead = this.#rowsAhead(gateway);
+    const workMs =
+      (1000 * rowsAhead) / (gateway.rowsPerSecond || this.#rowsPerSecond || Number.POSITIVE_INFINITY);
+    const pauseMs = this.#areWorkersBusy(rowsAhead) ? Math.min(MAX_PAUSE_MS, PAUSE_SHARE * workMs) : 0;
+    if (pauseMs < 1) this.#addNow(gateway);
+    else this.#clock.after(pauseMs, () => this.#addNow(gateway));
+  }
+
+  /** Rows of all gateways that are in messages. */
+  #rowsAhead(gateway: Gateway): number {
+    return gateway.unanswered + gateway.otherRows - gateway.pending.length;
+  }
+
+  #areWorkersBusy(rowsAhead: number): boolean {
+    return rowsAhead >= BUSY_ROWS_PER_PROCESS * this.seen.length * this.#size.processes;
+  }
+
+  #addNow(gateway: Gateway): void {
+    const isBusy = this.#areWorkersBusy(this.#rowsAhead(gateway));
     const pending = gateway.pending.splice(0);
     const added = () => {
       gateway.adding = false;
@@ -220,12 +242,11 @@ export class SimulatedSluice {
       });
       return;
     }
-    const unansweredRows = gateway.unanswered + gateway.otherRows;
     const processes = this.seen.length * this.#size.processes;
-    const isBusy = unansweredRows - pending.length >= 8 * processes;
     const size = isBusy
       ? ITEMS_PER_MESSAGE
       : Math.min(ITEMS_PER_MESSAGE, Math.ceil(pending.length / (2 * Math.max(1, processes))));
+    const unansweredRows = gateway.unanswered + gateway.otherRows;
     const messages: Message[] = [];
     for (let i = 0; i < pending.length; i += size)
       messages.push({ items: pending.slice(i, i + size), unansweredRows });

@@ -135,7 +135,7 @@ function plainResponse(problem: Problem, errorFormat: ErrorFormat, requestId: st
 }
 
 /** Sends a problem as the response to a request, without express. */
-export function sendWithoutExpress(
+function sendWithoutExpress(
   request: IncomingMessage,
   response: ServerResponse,
   problem: Problem,

@@ -37,8 +37,9 @@ export class StartError extends Error {
 }
 
 /**
- * Runs an app as this process. Its listeners for signals are there when it returns its promise. It reads the settings from the environment, drains at SIGTERM, SIGINT, SIGHUP or when its parent
- * process is gone, and exits with status 0 after a drain, within DRAIN_SECONDS.
+ * Runs an app as this process. It reads the settings from the environment, drains at SIGTERM, SIGINT, SIGHUP or when its parent
+ * process is gone, and exits with status 0 after a drain, within DRAIN_SECONDS. It adds its listeners for signals before it returns
+ * the promise.
  * @param name part of every log line
  * @param start starts the app; `signal` aborts when the app is stopped before it is ready. It must
  *   then finish its work within `drainMs` milliseconds and reject
