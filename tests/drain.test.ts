@@ -148,8 +148,7 @@ test('a gateway that drains answers what it cannot finish in time with 503, whic
   const draining = await rig.gateway({ DRAIN_SECONDS: '2' });
   key = await rig.key({ limits: [{ limit: 10, windowSeconds: 60 }] });
   const headersOf = { 'X-API-Key': key };
-  const freeSlots = async () =>
-    (await request(`${url}/me`, { headers: headersOf })).body.limits[0].remaining;
+  const freeSlots = async () => (await request(`${url}/me`, { headers: headersOf })).body.limits[0].remaining;
   const ended = new AbortController();
   async function* unfinished() {
     yield Buffer.from('"one"\n');

@@ -240,7 +240,10 @@ function createServe(
       const refusal = route.limited ? overload(route, request) : undefined;
       if (refusal) throw refusal;
       slot = route.limited && caller ? await rateLimit.take(caller.record) : undefined;
-      if (isDone) slot?.refund();
+      if (isDone) {
+        slot?.refund();
+        throw new ClientClosedRequest();
+      }
       setLimitHeaders();
       if (!route.limited && caller) await readLimit.take(caller.record.id);
       const params = route.params?.safeParse(request.params);
