@@ -22,17 +22,22 @@ const USAGE = `npm run simulate -- [options]
 `;
 
 /**
- * Gateway, worker and Redis as in docs/performance.md, and a run of the bundled classifier as a worker logs it at load, on 2 cores of
- * an AMD EPYC without VNNI. `clientMs` is an assumption; it matters only if everything runs on one machine.
+ * Gateway, worker and Redis as in docs/performance.md at 64 clients, where a message has about six requests; divided between request
+ * and message as `--check` measures it. The model is the bundled classifier as a worker logs it at load, on 2 cores of an AMD EPYC
+ * without VNNI. `clientMs` is an assumption; it matters only if everything runs on one machine.
  */
 const COSTS: Costs = {
-  gateway: { requestMs: 0.943, messageMs: 0 },
-  worker: { requestMs: 0.498, messageMs: 0 },
-  redis: { requestMs: 0.245, messageMs: 0 },
+  gateway: { requestMs: 0.909, messageMs: 0.22 },
+  worker: { requestMs: 0.35, messageMs: 0.946 },
+  redis: { requestMs: 0.178, messageMs: 0.43 },
   clientMs: 0.1,
   msPerRun: 2.3,
   msPerToken: 0.19,
 };
+/** Requests in a message if the workers are not overloaded, to estimate how many gateways and installations a rate needs. */
+const REQUESTS_PER_MESSAGE = 1.2;
+const perRequestMs = ({ requestMs, messageMs }: Costs['gateway']) =>
+  requestMs + messageMs / REQUESTS_PER_MESSAGE;
 /** The simulation may differ from a real run by this much. */
 const TOLERANCE = 0.15;
 
@@ -95,7 +100,9 @@ function simulate(): void {
   const workers = Math.round(Number(values.workers) / installations);
   const seconds = Number(values.seconds);
   const gateways = Math.ceil(
-    values.gateways ? Number(values.gateways) / installations : (rate * COSTS.gateway.requestMs) / 1000 / 0.7,
+    values.gateways
+      ? Number(values.gateways) / installations
+      : (rate * perRequestMs(COSTS.gateway)) / 1000 / 0.7,
   );
   const processes = Number(values.processes);
   const size: Size = { gateways, workers, processes, cores: processes, oneMachine: false };
@@ -129,10 +136,10 @@ function simulate(): void {
     const all = [answered, refused, timedOut].map((count) => Math.round(count * installations));
     say(`| ${[second, ...all, Math.round(p50), Math.round(p99), ...busy].join(' | ')} |`);
   }
-  const needed = Math.ceil((Number(values.rate) * COSTS.redis.requestMs) / 1000 / 0.7);
+  const needed = Math.ceil((Number(values.rate) * perRequestMs(COSTS.redis)) / 1000 / 0.7);
   if (needed > installations)
     say(
-      `\nOne Redis serves about ${Math.round((0.7 * 1000) / COSTS.redis.requestMs)} requests/s at 70 % of its core. ` +
+      `\nOne Redis serves about ${Math.round((0.7 * 1000) / perRequestMs(COSTS.redis))} requests/s at 70 % of its core. ` +
         `${values.rate} requests/s take ${needed} installations: --redis ${needed}`,
     );
 }
