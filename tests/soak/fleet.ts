@@ -186,7 +186,8 @@ export class Fleet {
     }
     await until(
       'all model processes run',
-      () => this.workers.every((worker) => this.modelProcesses(worker).length === Object.keys(MODELS).length),
+      // A busy worker may have a spare process.
+      () => this.workers.every((worker) => this.modelProcesses(worker).length >= Object.keys(MODELS).length),
       leftMs(),
     );
   }
