@@ -41,23 +41,47 @@ const perRequestMs = ({ requestMs, messageMs }: Costs['gateway']) =>
 /** The simulation may differ from a real run by this much. */
 const TOLERANCE = 0.15;
 
-const { values } = parseArgs({
-  options: {
-    workers: { type: 'string', default: '200' },
-    rate: { type: 'string', default: '50000' },
-    gateways: { type: 'string' },
-    redis: { type: 'string', default: '1' },
-    processes: { type: 'string', default: '2' },
-    seconds: { type: 'string', default: '20' },
-    kill: { type: 'string', default: '0.5' },
-    check: { type: 'boolean', default: false },
-    help: { type: 'boolean', default: false },
-  },
-});
-
-const sentences = fileURLToPath(new URL('../sentences.txt', import.meta.url));
 const say = (line: string) => process.stdout.write(`${line}\n`);
 
+/** Ends the process because of a wrong option. */
+function wrongUse(message: string): never {
+  process.stderr.write(`✗ ${message}\n\n${USAGE}`);
+  process.exit(2);
+}
+
+function readOptions() {
+  try {
+    return parseArgs({
+      options: {
+        workers: { type: 'string', default: '200' },
+        rate: { type: 'string', default: '50000' },
+        gateways: { type: 'string' },
+        redis: { type: 'string', default: '1' },
+        processes: { type: 'string', default: '2' },
+        seconds: { type: 'string', default: '20' },
+        kill: { type: 'string', default: '0.5' },
+        check: { type: 'boolean', default: false },
+        help: { type: 'boolean', default: false },
+      },
+    }).values;
+  } catch (error) {
+    return wrongUse(error instanceof Error ? error.message : String(error));
+  }
+}
+
+const values = readOptions();
+/** What one machine can simulate in a few minutes. */
+const MOST = { workers: 5_000, rate: 1_000_000, gateways: 10_000, redis: 5_000, processes: 64, seconds: 600 };
+for (const [name, most] of Object.entries(MOST)) {
+  const value = Object.entries(values).find(([option]) => option === name)?.[1];
+  if (value !== undefined && !(/^\d+$/.test(String(value)) && Number(value) >= 1 && Number(value) <= most))
+    wrongUse(`--${name} must be a whole number from 1 to ${most}`);
+}
+if (!(Number(values.kill) >= 0 && Number(values.kill) <= 1)) wrongUse('--kill must be a number from 0 to 1');
+if (Number(values.redis) > Number(values.workers))
+  wrongUse('each installation of --redis needs one of the --workers');
+
+const sentences = fileURLToPath(new URL('../sentences.txt', import.meta.url));
 /** Estimated lengths of the sentences in tokens: 1.1 for each word or punctuation mark, and two special tokens. */
 const lengths = readFileSync(sentences, 'utf8')
   .trim()

@@ -186,6 +186,21 @@ test.each([
   ['with a misspelled value', { gatway: {} }, /gatway/],
   ['with a wrong setting name', { settings: { 'log-level': 'debug' } }, /log-level/],
   ['with a setting that the chart sets itself', { settings: { DRAIN_SECONDS: 60 } }, /DRAIN_SECONDS/],
+  [
+    'with two groups of the same name',
+    {
+      workers: [
+        { ...group, name: 'a' },
+        { ...group, name: 'a' },
+      ],
+    },
+    /the name a is used twice/,
+  ],
+  [
+    'with more replicas at least than at most',
+    { gateway: { autoscaling: { enabled: true, minReplicas: 9, maxReplicas: 2 } } },
+    /minReplicas is above maxReplicas/,
+  ],
   ['with a drain that is too short', { drainSeconds: 1 }, /drainSeconds/],
   [
     'with incomplete autoscaling',

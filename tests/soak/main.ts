@@ -41,19 +41,33 @@ const USAGE = `npm run soak -- [options]
   --build NAME  with --prove: only this build
 `;
 
-const { values } = parseArgs({
-  options: {
-    minutes: { type: 'string' },
-    seconds: { type: 'string' },
-    seeds: { type: 'string' },
-    seed: { type: 'string' },
-    faults: { type: 'string' },
-    recovery: { type: 'boolean', default: false },
-    prove: { type: 'boolean', default: false },
-    build: { type: 'string' },
-    help: { type: 'boolean', default: false },
-  },
-});
+/** Ends the process because of a wrong option. */
+function wrongUse(message: string): never {
+  console.error(`✗ ${message}\n\n${USAGE}`);
+  process.exit(2);
+}
+
+function readOptions() {
+  try {
+    return parseArgs({
+      options: {
+        minutes: { type: 'string' },
+        seconds: { type: 'string' },
+        seeds: { type: 'string' },
+        seed: { type: 'string' },
+        faults: { type: 'string' },
+        recovery: { type: 'boolean', default: false },
+        prove: { type: 'boolean', default: false },
+        build: { type: 'string' },
+        help: { type: 'boolean', default: false },
+      },
+    }).values;
+  } catch (error) {
+    return wrongUse(error instanceof Error ? error.message : String(error));
+  }
+}
+
+const values = readOptions();
 
 interface Plan {
   root: string;
@@ -226,14 +240,14 @@ async function prove(
 
 for (const name of ['minutes', 'seconds', 'seeds', 'seed'] as const) {
   const value = values[name];
-  if (value !== undefined && !(Number(value) > 0)) throw new Error(`--${name} must be a number above 0`);
+  if (value !== undefined && !(Number(value) > 0)) wrongUse(`--${name} must be a number above 0`);
 }
 const chosen = values.faults?.split(',');
 for (const kind of chosen ?? [])
   if (!FAULT_KINDS.some((known) => known === kind))
-    throw new Error(`--faults: unknown kind "${kind}". Known kinds: ${FAULT_KINDS.join(', ')}`);
+    wrongUse(`--faults: unknown kind "${kind}". Known kinds: ${FAULT_KINDS.join(', ')}`);
 const kinds = FAULT_KINDS.filter((kind) => chosen === undefined || chosen.includes(kind));
-if (values.build !== undefined && !values.prove) throw new Error('--build needs --prove');
+if (values.build !== undefined && !values.prove) wrongUse('--build needs --prove');
 if (values.help) console.log(USAGE);
 else if (values.prove) {
   const builds = BUILDS.filter(({ name }) => values.build === undefined || name === values.build);

@@ -13,6 +13,10 @@ export async function checkWritable(out: string, path: string): Promise<void> {
     throw new UsageError(`${out} is the input; set another file for the answers`);
   const existing = await stat(out).catch(() => undefined);
   if (existing?.isDirectory()) throw new CliError(`Cannot write ${out}: it is a folder`);
+  const folder = await stat(dirname(out)).catch((error: unknown) => {
+    throw new CliError(`Cannot write ${out}: ${systemReason(error)}`);
+  });
+  if (!folder.isDirectory()) throw new CliError(`Cannot write ${out}: ${dirname(out)} is not a folder`);
   await access(dirname(out), constants.W_OK).catch((error: unknown) => {
     throw new CliError(`Cannot write ${out}: ${systemReason(error)}`);
   });

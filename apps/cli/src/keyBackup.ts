@@ -1,4 +1,4 @@
-import { readFile, writeFile } from 'node:fs/promises';
+import { readFile, rm, writeFile } from 'node:fs/promises';
 import { text } from 'node:stream/consumers';
 import { exportKeys, importKeys, keyBackupSchema } from '@sluice/shared';
 import type { Command } from 'commander';
@@ -12,14 +12,20 @@ export function addKeyBackupCommands(keys: Command): void {
   keys
     .command('export')
     .description('print all keys as JSON, with the hashes of their secrets, for a backup')
-    .option('-o, --output <file>', 'write them to this new file, readable only by its owner')
+    .option(
+      '-o, --output <file>',
+      'write them to this new file, readable only by its owner (default: standard output)',
+    )
     .action(({ output }: { output?: string }) =>
       withKeyring(async (keyring) => {
         const { backup, withSigningSecret, unreadable } = await exportKeys(keyring);
         const json = `${JSON.stringify(backup, null, 2)}\n`;
-        if (output === undefined) process.stdout.write(json);
+        if (output === undefined || output === '-') process.stdout.write(json);
         else
-          await writeFile(output, json, { mode: 0o600, flag: 'wx' }).catch((error: Error) => {
+          await writeFile(output, json, { mode: 0o600, flag: 'wx' }).catch(async (error: Error) => {
+            // What a full disk has cut off is no backup.
+            if (!('code' in error && error.code === 'EEXIST'))
+              await rm(output, { force: true }).catch(() => {});
             throw new UsageError(
               'code' in error && error.code === 'EEXIST'
                 ? `--output: ${output} already exists; choose another file`
@@ -34,7 +40,7 @@ export function addKeyBackupCommands(keys: Command): void {
           process.stderr.write(
             `sluice: the secrets that sign webhooks are not in the backup. After an import, run ${commandName()} keys webhook-secret ID for each of: ${withSigningSecret.join(', ')}\n`,
           );
-        if (output !== undefined)
+        if (output !== undefined && output !== '-')
           print(keys, { keys: backup.keys.length }, () => `Exported ${backup.keys.length} keys to ${output}`);
       }),
     );
@@ -71,7 +77,8 @@ async function readBackup(file: string) {
   );
   let json: unknown;
   try {
-    json = JSON.parse(content);
+    // Some editors begin a file with a byte order mark.
+    json = JSON.parse(content.replace(/^\uFEFF/, ''));
   } catch {
     throw new UsageError(`${file} is not JSON; use a file that ${commandName()} keys export wrote`);
   }

@@ -5,7 +5,7 @@ import { SluiceError } from '@sluice/client';
 import { redactUrls, rootFolder, SettingsError, version } from '@sluice/shared';
 import { Command, CommanderError } from 'commander';
 import { addBatchCommand } from './batch.js';
-import { UsageError } from './cliError.js';
+import { systemReason, UsageError } from './cliError.js';
 import { addJobsCommands } from './jobs.js';
 import { addKeysCommands } from './keys.js';
 import { addPredictCommand } from './predict.js';
@@ -21,7 +21,8 @@ if (existsSync(envFile)) process.loadEnvFile(envFile);
 // The reader of the output has stopped, as `head` does after its lines.
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   if (error.code === 'EPIPE') process.exit();
-  throw error;
+  process.stderr.write(`sluice: cannot write the output: ${systemReason(error)}\n`);
+  process.exit(FAILED);
 });
 
 const program = new Command('sluice')

@@ -48,7 +48,7 @@ import { createWebhookFor } from './webhooks/webhookFor.js';
 import { Webhooks } from './webhooks/webhooks.js';
 
 /** Starts a gateway. @throws StartError */
-async function startGateway(settings: Settings, log: Log): Promise<App> {
+async function startGateway(settings: Settings, log: Log, signal: AbortSignal): Promise<App> {
   const gatewayId = randomUUID();
   let isDraining = false;
   const draining = () => isDraining;
@@ -181,6 +181,7 @@ async function startGateway(settings: Settings, log: Log): Promise<App> {
     onDone: metrics.request,
     log,
   });
+  signal.throwIfAborted();
   const publicPort = await openPublicPort(app, {
     settings,
     longestRequestMs: Math.max(bulkTimeoutMs, timeoutMs),

@@ -38,7 +38,13 @@ type SavedKey = z.infer<typeof savedKeySchema>;
 export const keyBackupSchema = z.strictObject({
   format: z.literal('sluice-keys'),
   version: z.literal(1),
-  keys: z.array(savedKeySchema),
+  keys: z.array(savedKeySchema).superRefine((keys, context) => {
+    const seen = new Set<string>();
+    for (const [i, { id }] of keys.entries()) {
+      if (seen.has(id)) context.addIssue({ code: 'custom', path: [i, 'id'], message: 'the id occurs twice' });
+      seen.add(id);
+    }
+  }),
 });
 export type KeyBackup = z.infer<typeof keyBackupSchema>;
 

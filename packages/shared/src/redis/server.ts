@@ -60,7 +60,12 @@ export async function requireServer(redis: Redis, log: Log): Promise<void> {
   let wasSupported = false;
   const check = async () => {
     await requireDatabase(redis);
-    const reason = unsupportedReason(`${await redis.info('server')}\n${await redis.info('memory')}`);
+    const info = `${await redis.info('server')}\n${await redis.info('memory')}`;
+    // A connection to a cluster has a connector that finds the right node.
+    const isWrongUrl = redis.options.Connector === undefined && /^redis_mode:cluster/m.test(info);
+    const reason = isWrongUrl
+      ? 'the server is a node of a Redis Cluster; use redis+cluster://host:port'
+      : unsupportedReason(info);
     if (reason === undefined) wasSupported = true;
     else if (wasSupported) log.error({ reason }, 'Unsupported Redis configuration');
     else throw new StartError(`REDIS_URL: unsupported Redis configuration: ${reason}`, EXIT_CONFIG);
