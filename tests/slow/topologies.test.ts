@@ -176,13 +176,19 @@ async function startCluster() {
 }
 
 describe('Redis Cluster', () => {
-  test('a wrong password stops gateway and worker with the message of Redis', async () => {
+  test('a wrong password, and the URL of a single server, stop gateway and worker with the reason', async () => {
     const { owner } = await startCluster();
     for (const main of [gatewayMain, workerMain]) {
       const app = startApp(main, `redis+cluster://:wrong@127.0.0.1:${owner.port}`);
       app.ready().catch(() => {});
       expect(await app.exit()).toBe(78);
       expect(app.output).toMatch(/REDIS_URL: WRONGPASS/);
+    }
+    for (const main of [gatewayMain, workerMain]) {
+      const app = startApp(main, `redis://:secret@127.0.0.1:${owner.port}`);
+      app.ready().catch(() => {});
+      expect(await app.exit()).toBe(78);
+      expect(app.output).toMatch(/REDIS_URL: .*node of a Redis Cluster; use redis\+cluster:/);
     }
   });
 

@@ -179,9 +179,15 @@ test('exported keys work after an import into an empty Redis, and a second impor
     expect(text).not.toContain(part);
   expect(statSync(file).mode & 0o777).toBe(0o600);
   expect((await sluice(['keys', 'export', '--output', file])).code).toBe(2);
+  expect((await sluice(['keys', 'export', '--output', '-'])).out).toBe(text);
+  expect((await sluice(['keys', 'export', '--output', join(rig.folder, 'missing/x')])).err).toMatch(
+    /^sluice: --output: cannot write .*: no such file or directory\n$/,
+  );
   const before = JSON.parse((await sluice(['keys', 'list', '--json'])).out);
 
   await rig.redis.flushall();
+  // Some editors begin a file with a byte order mark.
+  writeFileSync(file, `\uFEFF${text}`);
   expect(JSON.parse((await sluice(['keys', 'import', file, '--json'])).out).imported).toHaveLength(
     before.length,
   );
@@ -211,6 +217,23 @@ test.each([
     'a key with a secret instead of a hash',
     '{"format": "sluice-keys", "version": 1, "keys": [{"id": "0123456789ab", "hash": "secret"}]}',
     /keys\[0\]\.hash/,
+  ],
+  [
+    'a key that occurs twice',
+    JSON.stringify({
+      format: 'sluice-keys',
+      version: 1,
+      keys: Array.from({ length: 2 }, () => ({
+        id: '0123456789ab',
+        hash: 'a'.repeat(64),
+        name: 'twice',
+        scopes: ['predict'],
+        limits: [],
+        bulk_limit: 1,
+        created_at_ms: 1,
+      })),
+    }),
+    /the id occurs twice/,
   ],
 ])('%s is not imported', async (_what, content, message) => {
   const file = join(rig.folder, 'wrong.json');
