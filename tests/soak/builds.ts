@@ -2,6 +2,7 @@ import { cpSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync }
 import { join } from 'node:path';
 import { root, temporary } from '../harness.js';
 import type { Violation } from './checker.js';
+import type { FaultKind } from './faults.js';
 
 const WORKER = 'apps/worker/bundle/worker.js';
 const GATEWAY = 'apps/gateway/bundle/gateway.js';
@@ -14,6 +15,8 @@ export interface Build {
   what: string;
   /** What the checker must report, at least one of these. */
   violates: readonly Violation[];
+  /** The only kinds of faults that show it. Without them: all kinds. */
+  kinds?: readonly FaultKind[];
   changes: readonly { file: string; find: string; replace: string }[];
 }
 
@@ -132,6 +135,7 @@ export const BUILDS: readonly Build[] = [
     name: 'fence-removed',
     what: 'a command that arrives late takes a slot for a request that has been answered with 503',
     violates: ['limit-refused-early'],
+    kinds: ['pause Redis'],
     changes: [{ file: WINDOW, find: 'if notAfter and now > notAfter * 1000 then', replace: 'if false then' }],
   },
   {

@@ -221,7 +221,7 @@ async function prove(
       root: folder.path,
       firstSeed,
       seeds: 200,
-      kinds,
+      kinds: build.kinds ?? kinds,
       seconds: Number.POSITIVE_INFINITY,
       stopAtViolation: true,
       recovery: false,
