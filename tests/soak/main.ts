@@ -206,11 +206,14 @@ faults      ${faults.length}
 violations  ${violations.length}`);
 }
 
-/** Runs broken builds until the checker finds them. Resolves to whether it found all. */
+/**
+ * Runs broken builds until the checker finds them. Resolves to whether it found all.
+ * @param kinds of faults; undefined: those that each build needs
+ */
 async function prove(
   builds: readonly Build[],
   firstSeed: number,
-  kinds: readonly FaultKind[],
+  kinds: readonly FaultKind[] | undefined,
 ): Promise<boolean> {
   const lines: string[] = [];
   let all = true;
@@ -221,7 +224,7 @@ async function prove(
       root: folder.path,
       firstSeed,
       seeds: 200,
-      kinds: build.kinds ?? kinds,
+      kinds: kinds ?? build.kinds ?? FAULT_KINDS,
       seconds: Number.POSITIVE_INFINITY,
       stopAtViolation: true,
       recovery: false,
@@ -256,7 +259,7 @@ else if (values.prove) {
       `--build: unknown build "${values.build}". Known builds: ${BUILDS.map(({ name }) => name).join(', ')}`,
     );
   // Connections that a fault has left open would keep this process alive.
-  process.exit((await prove(builds, Number(values.seed ?? 1), kinds)) ? 0 : 1);
+  process.exit((await prove(builds, Number(values.seed ?? 1), chosen && kinds)) ? 0 : 1);
 } else {
   const result = await soak({
     root,
