@@ -71,10 +71,17 @@ function readOptions() {
 
 const values = readOptions();
 /** What one machine can simulate in a few minutes. */
-const MOST = { workers: 5_000, rate: 1_000_000, gateways: 10_000, redis: 5_000, processes: 64, seconds: 600 };
-for (const [name, most] of Object.entries(MOST)) {
-  const value = Object.entries(values).find(([option]) => option === name)?.[1];
-  if (value !== undefined && !(/^\d+$/.test(String(value)) && Number(value) >= 1 && Number(value) <= most))
+const MOST = [
+  ['workers', 5_000],
+  ['rate', 1_000_000],
+  ['gateways', 10_000],
+  ['redis', 5_000],
+  ['processes', 64],
+  ['seconds', 600],
+] as const;
+for (const [name, most] of MOST) {
+  const value = values[name];
+  if (value !== undefined && !(/^\d+$/.test(value) && Number(value) >= 1 && Number(value) <= most))
     wrongUse(`--${name} must be a whole number from 1 to ${most}`);
 }
 if (!(Number(values.kill) >= 0 && Number(values.kill) <= 1)) wrongUse('--kill must be a number from 0 to 1');

@@ -255,7 +255,7 @@ if (values.help) console.log(USAGE);
 else if (values.prove) {
   const builds = BUILDS.filter(({ name }) => values.build === undefined || name === values.build);
   if (builds.length === 0)
-    throw new Error(
+    wrongUse(
       `--build: unknown build "${values.build}". Known builds: ${BUILDS.map(({ name }) => name).join(', ')}`,
     );
   // Connections that a fault has left open would keep this process alive.

@@ -54,19 +54,19 @@ export async function openPublicPort(
 ): Promise<PublicPort> {
   const server = createHttpServer(app, { errorFormat, log, tls });
   server.timeout = longestRequestMs + IDLE_SLACK_MS;
-  /** Responses that are not finished. */
-  const unfinished = new Set<ServerResponse>();
-  server.on('request', ({ socket }, response) => {
-    unused.delete(remoteOf(socket));
-    unfinished.add(response);
-    response.on('close', () => unfinished.delete(response));
-  });
   /** Connections without any request yet, by their remote address. Node does not close them as idle ones. */
   const unused = new Map<string, Socket>();
   server.on('connection', (socket: Socket) => {
     const remote = remoteOf(socket);
     unused.set(remote, socket);
     socket.once('close', () => unused.delete(remote));
+  });
+  /** Responses that are not finished. */
+  const unfinished = new Set<ServerResponse>();
+  server.on('request', ({ socket }, response) => {
+    unused.delete(remoteOf(socket));
+    unfinished.add(response);
+    response.on('close', () => unfinished.delete(response));
   });
   const port = await listen(server, { host: settings.HOST, port: settings.PORT }).catch(
     (error: NodeJS.ErrnoException) => {
