@@ -181,8 +181,8 @@ test('a gateway that drains answers what it cannot finish in time with 503, whic
   expect((await request(`${url}/jobs`, { headers: headersOf })).body.jobs).toEqual([]);
 });
 
-/** Sends a request on a kept connection. Rejects with the system's error. */
-function send(at: string, agent: Agent, text: string): Promise<number | undefined> {
+/** Sends a request on a kept connection; resolves to the status, and the body of an error. Rejects with the system's error. */
+function send(at: string, agent: Agent, text: string): Promise<string> {
   return new Promise((resolve, reject) => {
     const sent = httpRequest(`${at}/predict`, {
       agent,
@@ -191,8 +191,11 @@ function send(at: string, agent: Agent, text: string): Promise<number | undefine
     });
     sent.on('error', reject);
     sent.on('response', (response) => {
-      response.resume();
-      response.on('end', () => resolve(response.statusCode));
+      let body = '';
+      response.setEncoding('utf8').on('data', (part) => {
+        body += part;
+      });
+      response.on('end', () => resolve(response.statusCode === 200 ? '200' : `${response.statusCode} ${body}`));
       response.on('error', reject);
     });
     sent.end(JSON.stringify({ text }));
@@ -203,7 +206,7 @@ test('when all gateways and workers are restarted one by one, no request and no 
   const gateways = await Promise.all([rig.gateway(), rig.gateway()]);
   const workers = await Promise.all([rig.worker(), rig.worker()]);
   const agent = new Agent({ keepAlive: true });
-  const answered = new Map<number | undefined, number>();
+  const answered = new Set<string>();
   let stopped = false;
   let refused = 0;
   /** A client that uses the gateways in turn, and another gateway only when a connection is refused. */
@@ -212,8 +215,7 @@ test('when all gateways and workers are restarted one by one, no request and no 
       for (let attempt = 0; ; attempt++) {
         const gateway = gateways[(i + attempt) % gateways.length];
         try {
-          const status = await send(gateway?.url ?? '', agent, `fine ${i}`);
-          answered.set(status, (answered.get(status) ?? 0) + 1);
+          answered.add(await send(gateway?.url ?? '', agent, `fine ${i}`));
           break;
         } catch (error) {
           if ((error as NodeJS.ErrnoException).code !== 'ECONNREFUSED' || attempt > 4) throw error;
@@ -244,7 +246,7 @@ test('when all gateways and workers are restarted one by one, no request and no 
   stopped = true;
   await clients;
   agent.destroy();
-  expect([...answered.keys()]).toEqual([200]);
+  expect([...answered]).toEqual(['200']);
   expect(refused).toBeGreaterThan(0);
   const job = async () =>
     (await request(`${url}/jobs/${body.job_id}`, { headers: { 'X-API-Key': key } })).body;

@@ -307,6 +307,33 @@ describe('a connection that Redis refuses', () => {
   });
 });
 
+test('a gateway opens its port only when Redis has told it the time, so that it answers its first request', async () => {
+  const { port } = new URL(rig.redisUrl);
+  const latencyMs = 400;
+  const proxy = createServer((client) => {
+    const server = connect(Number(port), '127.0.0.1');
+    client.pipe(server);
+    // The order stays: timers of the same length fire in the order in which they were set.
+    server.on('data', (data) => setTimeout(() => client.write(data), latencyMs));
+    for (const [one, other] of [
+      [client, server],
+      [server, client],
+    ] as const)
+      one.on('error', () => {}).on('close', () => other.destroy());
+  }).listen(0, '127.0.0.1');
+  await once(proxy, 'listening');
+  const REDIS_URL = `redis://127.0.0.1:${(proxy.address() as AddressInfo).port}`;
+  try {
+    const key = await rig.key();
+    await rig.worker();
+    const { port: publicPort } = await rig.spawn(gatewayMain, { REDIS_URL }).ready();
+    const { status, body } = await post(`http://127.0.0.1:${publicPort}/predict`, key, { text: 'fine' });
+    expect([status, body.code]).toEqual([200, undefined]);
+  } finally {
+    proxy.close();
+  }
+});
+
 test('after a failover to another server behind the same address, service continues, with one line about it and one about its end', async () => {
   const replica = await startRedis(join(rig.folder, 'replica'), ({ pid }) => watched.server(pid));
   const other = connectRedis(replica.url, 'worker', silentLog);

@@ -47,6 +47,9 @@ import { UsageCounter } from './usage/usageCounter.js';
 import { createWebhookFor } from './webhooks/webhookFor.js';
 import { Webhooks } from './webhooks/webhooks.js';
 
+/** The start waits this long for Redis to tell the time, in milliseconds; without Redis the gateway starts, too. */
+const FIRST_ANSWER_MS = 1_000;
+
 /** Starts a gateway. @throws StartError */
 async function startGateway(settings: Settings, log: Log, signal: AbortSignal): Promise<App> {
   const gatewayId = randomUUID();
@@ -181,6 +184,8 @@ async function startGateway(settings: Settings, log: Log, signal: AbortSignal): 
     onDone: metrics.request,
     log,
   });
+  // Until then every request would get 503.
+  await clock.answered(FIRST_ANSWER_MS);
   signal.throwIfAborted();
   const publicPort = await openPublicPort(app, {
     settings,

@@ -1,4 +1,4 @@
-import { EventEmitter } from 'node:events';
+import { EventEmitter, once } from 'node:events';
 import { performance } from 'node:perf_hooks';
 import type { Redis } from 'ioredis';
 import type { Log } from '../log.js';
@@ -21,9 +21,9 @@ export async function redisTimeMs(redis: Redis): Promise<number> {
 /**
  * Redis's time, kept as an offset to the monotonic clock of this process, so that deadlines mean the same in every
  * process, whatever the clocks of their machines say. Its samples also show that Redis is alive: `away` is emitted
- * once when Redis stops answering.
+ * once when Redis stops answering, and `answered` when it answers for the first time, or again.
  */
-export class RedisClock extends EventEmitter<{ away: [] }> {
+export class RedisClock extends EventEmitter<{ away: []; answered: [] }> {
   #redis: Redis;
   #log: Log;
   #offsetMs: number | undefined;
@@ -47,6 +47,11 @@ export class RedisClock extends EventEmitter<{ away: [] }> {
   /** Whether Redis has stopped answering, or has not answered yet. */
   get away(): boolean {
     return this.#away;
+  }
+
+  /** Resolves when Redis answers, at once if it does already; also after this long in milliseconds. */
+  async answered(withinMs: number): Promise<void> {
+    if (this.#away) await once(this, 'answered', { signal: AbortSignal.timeout(withinMs) }).catch(() => {});
   }
 
   /** Redis's time in milliseconds since the epoch; undefined before the first answer. */
@@ -78,8 +83,10 @@ export class RedisClock extends EventEmitter<{ away: [] }> {
       if (this.#offsetMs === undefined || receivedMs - sentMs < SLOW_SAMPLE_MS) {
         this.#offsetMs = timeMs - (sentMs + receivedMs) / 2;
       }
-      this.#away = false;
       outageOf(this.#redis)?.end(this, this.#log);
+      if (!this.#away) return;
+      this.#away = false;
+      this.emit('answered');
     } catch {
       // #tick notices the missing answer, and the connection reports its own errors.
     } finally {
