@@ -424,7 +424,7 @@ test('errors keep what the server said, and a server that cannot be reached is n
   const invalid = await sluice(['jobs'], '', { SLUICE_URL: 'localhost:8000' });
   expect([invalid.code, invalid.err]).toEqual([
     2,
-    'sluice: SLUICE_URL: not a URL that begins with http:// or https://\n',
+    'sluice: SLUICE_URL: not a valid URL that begins with http:// or https://\n',
   ]);
 });
 

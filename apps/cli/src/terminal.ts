@@ -55,7 +55,7 @@ export async function adminPort(env: Env = process.env): Promise<{ url: string; 
   const ownUrl = runtime?.adminUrl ?? 'http://127.0.0.1:9090';
   const url = env.SLUICE_ADMIN_URL || ownUrl;
   if (!isHttpUrl(url))
-    throw new UsageError('SLUICE_ADMIN_URL: not a URL that begins with http:// or https://');
+    throw new UsageError('SLUICE_ADMIN_URL: not a valid URL that begins with http:// or https://');
   const stored = () =>
     readFile(join(folder, 'admin-token'), 'utf8').catch((error: NodeJS.ErrnoException) => {
       if (error.code === 'ENOENT') return '';
@@ -89,7 +89,7 @@ export async function connect(env: Env = process.env): Promise<Sluice> {
   const apiKey =
     env.SLUICE_API_KEY || (runtime?.keyFile === undefined ? undefined : await readKeyFile(runtime.keyFile));
   if (!apiKey) throw new CliError('Set SLUICE_API_KEY, or run npm start in this folder first');
-  if (!isHttpUrl(url)) throw new UsageError('SLUICE_URL: not a URL that begins with http:// or https://');
+  if (!isHttpUrl(url)) throw new UsageError('SLUICE_URL: not a valid URL that begins with http:// or https://');
   return new Sluice({
     url,
     apiKey,

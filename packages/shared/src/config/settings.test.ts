@@ -83,6 +83,19 @@ test.each([
   },
 );
 
+test.each([
+  ['REDIS_URL', 'redis://localhost:63790000', 'not a valid URL; check its host and its port'],
+  ['HF_ENDPOINT', 'https://hub.example:x', 'not a valid URL; check its host and its port'],
+  ['HF_ENDPOINT', 'hub.example', 'not a URL that begins with http:// or https://'],
+  [
+    'REDIS_URL',
+    'localhost:6379',
+    'not a URL that begins with redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://',
+  ],
+])('%s=%s is refused with the reason', (name, value, reason) => {
+  expect(() => readSettings({ [name]: value })).toThrow(reason);
+});
+
 test.each(['', '/', '/0', '/15', '?family=6'])('REDIS_URL may end with "%s"', (end) => {
   const REDIS_URL = `redis://user:p%2Fss%40w%23rd@localhost:6379${end}`;
   expect(readSettings({ REDIS_URL })).toMatchObject({ REDIS_URL });

@@ -55,10 +55,16 @@ const seconds = () =>
     .pipe(z.number().min(0.1).max(3600));
 const port = () => whole(0, 65_535);
 const boolean = () => z.stringbool({ truthy: ['true', '1'], falsy: ['false', '0'], case: 'sensitive' });
-const url = (...protocols: string[]) =>
+const url = (protocols: readonly string[], listed = protocols) =>
   z.url({
     protocol: new RegExp(`^(${protocols.join('|')})$`),
-    error: `not a URL that begins with ${protocols.map((protocol) => `${protocol}://`).join(' or ')}`,
+    error: ({ input }) =>
+      protocols.some((protocol) => String(input).startsWith(`${protocol}://`))
+        ? 'not a valid URL; check its host and its port'
+        : `not a URL that begins with ${listed
+            .map((protocol) => `${protocol}://`)
+            .join(', ')
+            .replace(/, ([^,]*)$/, ' or $1')}`,
     abort: true,
   });
 
@@ -87,6 +93,8 @@ const redisUrl = () =>
     }
   });
 
+const SERVER_PROTOCOLS = ['redis', 'rediss', 'unix'];
+
 /** The URL of one server or socket. */
 const serverUrl = z
   .string()
@@ -98,13 +106,7 @@ const serverUrl = z
     error: 'a password of a Unix socket needs a host, as in unix://:password@localhost/run/redis/redis.sock',
     abort: true,
   })
-  .pipe(
-    z.url({
-      protocol: /^(rediss?|unix)$/,
-      error: 'not a URL that begins with redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://',
-      abort: true,
-    }),
-  )
+  .pipe(url(SERVER_PROTOCOLS, [...SERVER_PROTOCOLS, 'redis+sentinel', 'redis+cluster']))
   .refine((text) => [new URL(text).username, new URL(text).password].every(isPercentEncoded), {
     error: 'a % in the user name or password that encodes nothing; write %25 for %',
     abort: true,
@@ -239,7 +241,7 @@ export const settingsSchema = z.object({
     meaning: 'Revision of `MODEL` on the Hub',
     shownDefault: 'main',
   }),
-  HF_ENDPOINT: variable(url('http', 'https').default('https://huggingface.co'), {
+  HF_ENDPOINT: variable(url(['http', 'https']).default('https://huggingface.co'), {
     unit: 'http:// or https:// URL',
     meaning: 'The Hugging Face Hub, or a mirror of it',
   }),
