@@ -195,7 +195,9 @@ function send(at: string, agent: Agent, text: string): Promise<string> {
       response.setEncoding('utf8').on('data', (part) => {
         body += part;
       });
-      response.on('end', () => resolve(response.statusCode === 200 ? '200' : `${response.statusCode} ${body}`));
+      response.on('end', () =>
+        resolve(response.statusCode === 200 ? '200' : `${response.statusCode} ${body}`),
+      );
       response.on('error', reject);
     });
     sent.end(JSON.stringify({ text }));

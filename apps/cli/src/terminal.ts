@@ -89,7 +89,8 @@ export async function connect(env: Env = process.env): Promise<Sluice> {
   const apiKey =
     env.SLUICE_API_KEY || (runtime?.keyFile === undefined ? undefined : await readKeyFile(runtime.keyFile));
   if (!apiKey) throw new CliError('Set SLUICE_API_KEY, or run npm start in this folder first');
-  if (!isHttpUrl(url)) throw new UsageError('SLUICE_URL: not a valid URL that begins with http:// or https://');
+  if (!isHttpUrl(url))
+    throw new UsageError('SLUICE_URL: not a valid URL that begins with http:// or https://');
   return new Sluice({
     url,
     apiKey,
