@@ -2,7 +2,7 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from '@jest/globals';
-import { MESSAGE_VERSION, queueName } from '@sluice/shared';
+import { COMMAND_TIMEOUT_MS, MESSAGE_VERSION, queueName } from '@sluice/shared';
 import { Queue } from 'bullmq';
 import {
   type App,
@@ -15,6 +15,9 @@ import {
   request,
   until,
 } from './harness.js';
+
+/** Long before the deadline of a request (20 s) and the end of a drain (25 s), also on a busy machine. */
+const SOON_MS = 5_000;
 
 let rig: Rig;
 let url: string;
@@ -66,7 +69,7 @@ test('when a model process is stopped during a run, all its texts are answered w
   const worker = await faultyWorker();
   const stopped = await onlyProcess(worker);
   // The others become pending while the first one runs, and then run together.
-  const first = predict('«slow:400» first');
+  const first = predict('«slow:900» first');
   await until('the first text runs', async () => (await counts()).active === 1);
   // Of similar length, so that they share a micro-batch.
   const others = [1, 1, 800, 1, 1, 1].map((ms, i) => predict(`«slow:${ms}» so ${i}`));
@@ -81,7 +84,7 @@ test('when a model process is stopped during a run, all its texts are answered w
 
 test('a text that hangs in both runs gets 408 in time; the texts in its micro-batch and later ones get 200', async () => {
   await faultyWorker();
-  const first = predict('«slow:400» first');
+  const first = predict('«slow:900» first');
   await until('the first text runs', async () => (await counts()).active === 1);
   const neighbors = ['fine', 'awful', 'good'].map((text) => predict(text));
   const hanging = predict('«hang»');
@@ -121,7 +124,7 @@ test('a worker that was paused for 4 s kills no healthy model process', async ()
 test('a text whose model process is killed runs again', async () => {
   const worker = await faultyWorker();
   const killed = await onlyProcess(worker);
-  const answer = predict('«slow:500» a good film');
+  const answer = predict('«slow:900» a good film');
   await until('the text runs', async () => (await counts()).active === 1);
   process.kill(killed, 'SIGKILL');
   const { status, body } = await answer;
@@ -138,7 +141,7 @@ test('a text that crashes its model process twice, or that the model refuses, ge
 });
 
 test("a killed worker's texts are answered by another within the deadline", async () => {
-  const small = { MICRO_BATCH_TEXTS: '1' };
+  const small = { MICRO_BATCH_TEXTS: '1', STALL_SECONDS: '10' };
   const killed = await faultyWorker(small);
   await faultyWorker(small);
   await until('the gateway knows both', async () => (await request(`${url}/ready`)).body.workers === 2);
@@ -146,7 +149,7 @@ test("a killed worker's texts are answered by another within the deadline", asyn
   const runs = join(rig.folder, 'runs');
   writeFileSync(runs, '');
   for (let i = 1; i <= 6; i++) {
-    answers.push(predict(`«slow:700» number ${i}`));
+    answers.push(predict(`«slow:1000» number ${i}`));
     // Texts that arrive together would share a message.
     await until('it is in the queue', async () => (await added()) === i);
   }
@@ -160,10 +163,11 @@ test("a killed worker's texts are answered by another within the deadline", asyn
 });
 
 test('when a client disconnects, its message in the queue is removed', async () => {
-  await faultyWorker({ MICRO_BATCH_TEXTS: '1' });
+  await faultyWorker({ MICRO_BATCH_TEXTS: '1', STALL_SECONDS: '30' });
   const held: ReturnType<typeof predict>[] = [];
   for (let messages = 1; messages <= 4; messages++) {
-    held.push(predict(`«slow:1500» number ${messages}`));
+    // While the first one runs, the worker takes no more than these.
+    held.push(predict(messages === 1 ? '«slow:5000» first' : `number ${messages}`));
     await until('the worker has it', async () => (await counts()).active === messages);
   }
   const disconnect = new AbortController();
@@ -171,7 +175,10 @@ test('when a client disconnects, its message in the queue is removed', async () 
   await until('the second text waits', async () => (await counts()).waiting === 1);
   disconnect.abort();
   expect(await waiting).toBe('gone');
-  await until('its message is gone', async () => (await counts()).waiting === 0, 1_000);
+  await until('its message is gone, and no other one', async () => {
+    const { active, waiting } = await counts();
+    return active === 4 && waiting === 0;
+  });
   for (const { status } of await Promise.all(held)) expect(status).toBe(200);
 });
 
@@ -203,7 +210,7 @@ test('when a client disconnects, its text is removed from a shared message', asy
   await gather(worker, send, 32);
   disconnect.abort();
   expect(await Promise.all(gone)).toEqual(gone.map(() => 'gone'));
-  await until('their texts are removed', async () => (await queuedTexts()).length === 16, 1_000);
+  await until('their texts are removed', async () => (await queuedTexts()).length === 16);
   expect(new Set(await queuedTexts())).toEqual(new Set(['stays']));
   worker.child.kill('SIGCONT');
   for (const { status } of await Promise.all(kept)) expect(status).toBe(200);
@@ -254,7 +261,7 @@ test('a message with which too many workers have died fails', async () => {
 });
 
 test('two workers share the messages in the queue', async () => {
-  const small = { MICRO_BATCH_TEXTS: '1' };
+  const small = { MICRO_BATCH_TEXTS: '1', STALL_SECONDS: '10' };
   const workers = await Promise.all([faultyWorker(small), faultyWorker(small)]);
   await until('the gateway knows both', async () => (await request(`${url}/ready`)).body.workers === 2);
   const done = await Promise.all(Array.from({ length: 24 }, (_, i) => predict(`«slow:100» number ${i}`)));
@@ -278,14 +285,14 @@ test('a malformed message fails and does not affect others', async () => {
 
 test('a reconnect of every Redis connection loses no reply', async () => {
   await faultyWorker({ MODEL_PROCESSES: '2' });
-  const answers = Array.from({ length: 12 }, (_, i) => predict(`«slow:600» number ${i}`));
+  const answers = Array.from({ length: 12 }, (_, i) => predict(`«slow:900» number ${i}`));
   await until('all are in the queue', async () => (await queuedTexts()).length === 12);
   await rig.redis.call('CLIENT', 'KILL', 'TYPE', 'normal', 'SKIPME', 'yes');
   const done = await Promise.all(answers);
   expect(done.map(({ status }) => status)).toEqual(answers.map(() => 200));
 });
 
-test('while Redis is paused a request gets 503 within a second, and 200 afterwards', async () => {
+test('while Redis is paused a request gets 503 long before its deadline, and 200 afterwards', async () => {
   await faultyWorker();
   expect((await predict('fine')).status).toBe(200);
   const waiting = predict('«slow:1500» in flight');
@@ -294,24 +301,26 @@ test('while Redis is paused a request gets 503 within a second, and 200 afterwar
   const [inFlight, refused] = await Promise.all([waiting, predict('refused')]);
   for (const { status, body, headers, ms } of [inFlight, refused]) {
     expect([status, body.code, headers.get('retry-after')]).toEqual([503, 'unavailable', '1']);
-    expect(ms).toBeLessThan(1_250);
+    expect(ms).toBeLessThan(SOON_MS);
   }
-  expect(refused.ms).toBeLessThan(1_000);
-  await until('requests are refused at once', async () => (await predict('refused')).ms < 100, 1_000);
+  await until(
+    'requests are refused at once',
+    async () => (await predict('refused')).ms < COMMAND_TIMEOUT_MS / 2,
+  );
   process.kill(rig.redisPid, 'SIGCONT');
-  await until('requests are served again', async () => (await predict('fine')).status === 200, 3_000);
+  await until('requests are served again', async () => (await predict('fine')).status === 200);
 });
 
-test('while Redis is down a request gets 503 within a second, and 200 afterwards', async () => {
+test('while Redis is down a request gets 503 long before its deadline, and 200 afterwards', async () => {
   await faultyWorker();
   expect((await predict('fine')).status).toBe(200);
   process.kill(rig.redisPid, 'SIGKILL');
   const { status, body, ms } = await predict('refused');
   expect([status, body.code]).toEqual([503, 'unavailable']);
-  expect(ms).toBeLessThan(1_000);
+  expect(ms).toBeLessThan(SOON_MS);
   await until('it is not ready', async () => (await fetch(`${url}/ready`)).status === 503);
   await rig.restartRedis();
-  await until('requests are served again', async () => (await predict('fine')).status === 200, 5_000);
+  await until('requests are served again', async () => (await predict('fine')).status === 200);
 });
 
 test('a replacement that is paused while it loads is replaced as well', async () => {
@@ -332,7 +341,7 @@ test('an idle worker drains at once', async () => {
   const startMs = performance.now();
   worker.child.kill('SIGTERM');
   expect(await worker.exit()).toBe(0);
-  expect(performance.now() - startMs).toBeLessThan(3_000);
+  expect(performance.now() - startMs).toBeLessThan(SOON_MS);
 });
 
 test('a worker drains at once when Redis is down', async () => {
@@ -342,7 +351,7 @@ test('a worker drains at once when Redis is down', async () => {
   const startMs = performance.now();
   worker.child.kill('SIGTERM');
   expect(await worker.exit()).toBe(0);
-  expect(performance.now() - startMs).toBeLessThan(3_000);
+  expect(performance.now() - startMs).toBeLessThan(SOON_MS);
 });
 
 test('a heartbeat of another version does not hide the other workers', async () => {

@@ -50,7 +50,7 @@ test('200, 408, 422, 500 and disconnects use a slot; 405 and 503 use none', asyn
   expect((await predict({ text: '«slow:600»', timeout_seconds: 0.2 })).status).toBe(408);
   expect(await remaining(url, key)).toBe(96);
   const disconnect = new AbortController();
-  const gone = post(`${url}/predict`, key, { text: '«slow:600»' }, disconnect.signal).catch(() => 'gone');
+  const gone = post(`${url}/predict`, key, { text: '«slow:1500»' }, disconnect.signal).catch(() => 'gone');
   await until('the slot is taken', async () => (await remaining(url, key)) === 95);
   disconnect.abort();
   expect(await gone).toBe('gone');
@@ -68,7 +68,7 @@ test.each(['SIGTERM', 'SIGHUP'] as const)(
     ]);
     const key = await rig.key({ limits: [{ limit: 10, windowSeconds: 60 }] });
     // One connection waits for its response when the drain starts, and one is sending its request.
-    const body = JSON.stringify({ text: '«slow:800» last' });
+    const body = JSON.stringify({ text: '«slow:1500» last' });
     const head = `POST /predict HTTP/1.1\r\nHost: x\r\nX-API-Key: ${key}\r\nContent-Type: application/json\r\nContent-Length: ${Buffer.byteLength(body)}\r\n\r\n`;
     const connect = () => {
       const socket = createConnection({ port: Number(new URL(url).port), host: '127.0.0.1' });

