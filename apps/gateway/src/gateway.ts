@@ -47,8 +47,8 @@ import { UsageCounter } from './usage/usageCounter.js';
 import { createWebhookFor } from './webhooks/webhookFor.js';
 import { Webhooks } from './webhooks/webhooks.js';
 
-/** The start waits this long for Redis to tell the time, in milliseconds; without Redis the gateway starts, too. */
-const FIRST_ANSWER_MS = 1_000;
+/** The port opens after this long, in milliseconds, even if Redis does not answer. */
+const REDIS_WAIT_MS = 1_000;
 
 /** Starts a gateway. @throws StartError */
 async function startGateway(settings: Settings, log: Log, signal: AbortSignal): Promise<App> {
@@ -184,8 +184,8 @@ async function startGateway(settings: Settings, log: Log, signal: AbortSignal): 
     onDone: metrics.request,
     log,
   });
-  // Until then every request would get 503.
-  await clock.answered(FIRST_ANSWER_MS);
+  // A request that arrives before would get 503, or wait.
+  await Promise.all([clock.answered(REDIS_WAIT_MS), replies.listening(REDIS_WAIT_MS)]);
   signal.throwIfAborted();
   const publicPort = await openPublicPort(app, {
     settings,
