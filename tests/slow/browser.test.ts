@@ -100,6 +100,20 @@ describe('one input', () => {
     expect(complaints).toEqual([]);
   });
 
+  test('keeps the model, the input and the outcome when the key is used again', async () => {
+    await choose('bert-entities');
+    await page.getByLabel('Text', { exact: true }).fill('Ada lives in Lima');
+    await run();
+    await answered();
+    // The list of models is read, and its options are replaced.
+    await page.evaluate("document.querySelector('#model option').id = 'old'");
+    await useKey();
+    await page.waitForFunction("document.getElementById('old') === null");
+    await expect(page.getByLabel('Model').inputValue()).resolves.toBe('bert-entities');
+    await expect(page.getByLabel('Text', { exact: true }).inputValue()).resolves.toBe('Ada lives in Lima');
+    await expect(outcome().isVisible()).resolves.toBe(true);
+  });
+
   test('shows a bar for each label that was given to a zero-shot classifier', async () => {
     await choose('roberta-nli');
     await page.getByRole('textbox', { name: 'Candidate labels' }).fill('one, two ,three');

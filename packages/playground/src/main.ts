@@ -52,6 +52,8 @@ let sluice: Sluice | undefined;
 let patient: Sluice | undefined;
 let bulkLimit = Number.POSITIVE_INFINITY;
 let models: Model[] = [];
+/** Id of the model whose fields are shown. */
+let shownModel: string | undefined;
 let file: TextFile | undefined;
 let action: Action | undefined;
 /** Number of the latest run. Results of earlier runs are ignored. */
@@ -108,27 +110,32 @@ async function useKey(key: string): Promise<void> {
   });
   sessionStorage.setItem(STORED_KEY, key);
   await showAllowance();
+  const kept = model();
   page.model.replaceChildren(
     ...models.map(({ id, task }) => create('option', { value: id }, `${id} (${task})`)),
   );
+  if (kept) page.model.value = kept.id;
   page.work.hidden = false;
   showModel();
 }
 
+/** Shows the chosen model. What belongs to it stays if it was shown already, as when a key is used again. */
 function showModel(): void {
   const shown = model();
   if (shown === undefined) return;
-  page.codeSection.hidden = true;
-  if (page.cancelJob.hidden) page.outcomeSection.hidden = true;
   const notes = [
     shown.workers === 0 ? 'No live worker serves this model: requests get 503, jobs wait.' : '',
     shown.error === null ? '' : `It could not be loaded (${shown.error}).`,
     shown.max_tokens === null ? '' : `It reads up to ${shown.max_tokens} tokens; longer texts are truncated.`,
   ];
   page.modelNote.textContent = notes.filter((note) => note !== '').join(' ');
+  showFileState();
+  if (shown.id === shownModel) return;
+  shownModel = shown.id;
+  page.codeSection.hidden = true;
+  if (page.cancelJob.hidden) page.outcomeSection.hidden = true;
   showFields(page.fields, formOf(shown.task).fields, 'one');
   showFields(page.fileFields, jobFormOf(shown.task).fields, 'file');
-  showFileState();
 }
 
 function showMode(): void {
