@@ -16,8 +16,8 @@ import {
   until,
 } from './harness.js';
 
-/** Long before the deadline of a request (20 s) and the end of a drain (25 s), also on a busy machine. */
-const SOON_MS = 5_000;
+/** Before the socket timeout of a connection to Redis (3 s), also on a busy machine. */
+const SOON_MS = 2_500;
 
 let rig: Rig;
 let url: string;
@@ -167,18 +167,21 @@ test('when a client disconnects, its message in the queue is removed', async () 
   const held: ReturnType<typeof predict>[] = [];
   for (let messages = 1; messages <= 4; messages++) {
     // While the first one runs, the worker takes no more than these.
-    held.push(predict(messages === 1 ? '«slow:5000» first' : `number ${messages}`));
+    held.push(predict(messages === 1 ? '«slow:3500» first' : `number ${messages}`));
     await until('the worker has it', async () => (await counts()).active === messages);
   }
+  let isFirstAnswered = false;
+  void held[0]?.then(() => {
+    isFirstAnswered = true;
+  });
   const disconnect = new AbortController();
   const waiting = post(`${url}/predict`, key, { text: 'never mind' }, disconnect.signal).catch(() => 'gone');
-  await until('the second text waits', async () => (await counts()).waiting === 1);
+  await until('the fifth text waits', async () => (await counts()).waiting === 1);
   disconnect.abort();
   expect(await waiting).toBe('gone');
-  await until('its message is gone, and no other one', async () => {
-    const { active, waiting } = await counts();
-    return active === 4 && waiting === 0;
-  });
+  await until('its message is gone', async () => (await counts()).waiting === 0);
+  // So the worker has not taken it.
+  expect(isFirstAnswered).toBe(false);
   for (const { status } of await Promise.all(held)) expect(status).toBe(200);
 });
 
@@ -210,7 +213,7 @@ test('when a client disconnects, its text is removed from a shared message', asy
   await gather(worker, send, 32);
   disconnect.abort();
   expect(await Promise.all(gone)).toEqual(gone.map(() => 'gone'));
-  await until('their texts are removed', async () => (await queuedTexts()).length === 16);
+  await until('their texts are removed', async () => (await queuedTexts()).length === 16, 10_000);
   expect(new Set(await queuedTexts())).toEqual(new Set(['stays']));
   worker.child.kill('SIGCONT');
   for (const { status } of await Promise.all(kept)) expect(status).toBe(200);
@@ -292,7 +295,7 @@ test('a reconnect of every Redis connection loses no reply', async () => {
   expect(done.map(({ status }) => status)).toEqual(answers.map(() => 200));
 });
 
-test('while Redis is paused a request gets 503 long before its deadline, and 200 afterwards', async () => {
+test('while Redis is paused a request gets 503 before the connection times out, and 200 afterwards', async () => {
   await faultyWorker();
   expect((await predict('fine')).status).toBe(200);
   const waiting = predict('«slow:1500» in flight');
@@ -311,7 +314,7 @@ test('while Redis is paused a request gets 503 long before its deadline, and 200
   await until('requests are served again', async () => (await predict('fine')).status === 200);
 });
 
-test('while Redis is down a request gets 503 long before its deadline, and 200 afterwards', async () => {
+test('while Redis is down a request gets 503 soon, and 200 afterwards', async () => {
   await faultyWorker();
   expect((await predict('fine')).status).toBe(200);
   process.kill(rig.redisPid, 'SIGKILL');
@@ -341,7 +344,7 @@ test('an idle worker drains at once', async () => {
   const startMs = performance.now();
   worker.child.kill('SIGTERM');
   expect(await worker.exit()).toBe(0);
-  expect(performance.now() - startMs).toBeLessThan(SOON_MS);
+  expect(performance.now() - startMs).toBeLessThan(5_000);
 });
 
 test('a worker drains at once when Redis is down', async () => {
@@ -351,7 +354,7 @@ test('a worker drains at once when Redis is down', async () => {
   const startMs = performance.now();
   worker.child.kill('SIGTERM');
   expect(await worker.exit()).toBe(0);
-  expect(performance.now() - startMs).toBeLessThan(SOON_MS);
+  expect(performance.now() - startMs).toBeLessThan(5_000);
 });
 
 test('a heartbeat of another version does not hide the other workers', async () => {

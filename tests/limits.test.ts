@@ -40,7 +40,7 @@ test('200, 408, 422, 500 and disconnects use a slot; 405 and 503 use none', asyn
   ]);
   await until('the slot is returned', async () => (await remaining(url, key)) === 100);
 
-  await rig.worker({ MODEL_PROCESSES: '1' }, faultyWorkerMain);
+  await rig.worker({ MODEL_PROCESSES: '1', STALL_SECONDS: '10' }, faultyWorkerMain);
   expect((await predict({ text: 'fine' })).status).toBe(200);
   expect(await remaining(url, key)).toBe(99);
   expect((await predict({ text: '' })).status).toBe(422);
@@ -64,7 +64,7 @@ test.each(['SIGTERM', 'SIGHUP'] as const)(
     const [{ app, url }, other] = await Promise.all([
       rig.gateway(),
       rig.gateway(),
-      rig.worker({ MODEL_PROCESSES: '1' }, faultyWorkerMain),
+      rig.worker({ MODEL_PROCESSES: '1', STALL_SECONDS: '10' }, faultyWorkerMain),
     ]);
     const key = await rig.key({ limits: [{ limit: 10, windowSeconds: 60 }] });
     // One connection waits for its response when the drain starts, and one is sending its request.

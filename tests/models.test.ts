@@ -2,6 +2,7 @@ import { once } from 'node:events';
 import { cpSync, mkdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { type ModelSpec, modelSpecs, queueName, readSettings } from '@sluice/shared';
 import {
@@ -829,6 +830,18 @@ describe('models that are not as usual', () => {
     expect(wrong.output).toContain('WORKER_MODELS: \\"three\\" is not configured; there are: one, two');
   });
 
+  test('a text is not tokenized while the prompts of its model are not known', async () => {
+    const env = rig.models([entry('mean', join(TINY, 'bert-mean'), { task: 'feature-extraction' })]);
+    const { url } = await rig.gateway(env);
+    const worker = await rig.worker(env);
+    const tokenize = () => post(`${url}/models/mean/tokenize`, key, { inputs: 'fine' });
+    expect((await tokenize()).status).toBe(200);
+    await worker.stop();
+    await until('no worker is left', async () => (await models(url))[0]?.workers === 0);
+    const { status, body } = await tokenize();
+    expect([status, body.error]).toEqual([503, 'No live worker serves this model']);
+  });
+
   test('a job is answered by one configuration of its model, or fails when no gateway has it any more', async () => {
     const spec = entry('changed', join(TINY, 'bert-labels'));
     const [before, after] = [rig.models([spec]), rig.models([{ ...spec, max_tokens: 16 }])];
@@ -853,7 +866,20 @@ describe('models that are not as usual', () => {
     await until('the second job ended', async () => (await second(next.url)).status === 'completed');
     await worker.stop();
 
+    // After an outage of Redis one gateway comes back before the other one has announced its configuration again.
     const third = await submit();
+    old.app.child.kill('SIGSTOP');
+    process.kill(rig.redisPid, 'SIGSTOP');
+    await delay(6_000);
+    process.kill(rig.redisPid, 'SIGCONT');
+    // The lease of a sweep that the outage interrupted lasts for 5 s.
+    await delay(7_000);
+    expect(await third(next.url)).toMatchObject({ status: 'queued' });
+    old.app.child.kill('SIGCONT');
+    await until('it has announced it', async () => {
+      const announced = await rig.redis.hvals('{sluice}:unanswered:changed:interactive');
+      return announced.length === 2;
+    });
     await old.app.stop();
     await until('the third job ended', async () => (await third(next.url)).status === 'failed');
     expect(await third(next.url)).toMatchObject({

@@ -307,9 +307,9 @@ describe('a connection that Redis refuses', () => {
   });
 });
 
-test('a gateway opens its port only when Redis has told it the time, so that it answers its first request', async () => {
+test('a gateway opens its port when it has read from Redis what its first requests need', async () => {
   const { port } = new URL(rig.redisUrl);
-  const latencyMs = 400;
+  const latencyMs = 150;
   const proxy = createServer((client) => {
     const server = connect(Number(port), '127.0.0.1');
     client.pipe(server);
@@ -326,9 +326,15 @@ test('a gateway opens its port only when Redis has told it the time, so that it 
   try {
     const key = await rig.key();
     await rig.worker();
+    // `rig.gateway` would ask `/ready`, which reads from Redis.
     const { port: publicPort } = await rig.spawn(gatewayMain, { REDIS_URL }).ready();
-    const { status, body } = await post(`http://127.0.0.1:${publicPort}/predict`, key, { text: 'fine' });
-    expect([status, body.code]).toEqual([200, undefined]);
+    const url = `http://127.0.0.1:${publicPort}`;
+    const [info, answer, streams] = await Promise.all([
+      request(`${url}/info`, { headers: { 'X-API-Key': key } }),
+      post(`${url}/predict`, key, { text: 'fine' }),
+      rig.redis.keys('{sluice}:replies:*'),
+    ]);
+    expect([info.status, answer.status, streams.length]).toEqual([200, 200, 1]);
   } finally {
     proxy.close();
   }

@@ -27,6 +27,8 @@ const LEASE_MS = 5_000;
 const RENEW_EVERY_MS = 1_500;
 /** A chunk that is in flight for this long without a message in the queue was lost on its way to the queue. */
 const LOST_AFTER_MS = 2_000;
+/** After a start or an outage of Redis, every gateway has said within this time which configurations it has, in milliseconds. */
+const ANNOUNCED_WITHIN_MS = 15_000;
 /** Changes of keys that one sweep logs. */
 const CHANGES_PER_SWEEP = 100;
 /** Maximum number of jobs that one sweep ends, and that it erases. */
@@ -177,14 +179,18 @@ export class Janitor {
    * configurations must not be mixed, so the job fails when no live gateway has its configuration any more.
    */
   async #sweepOther(job: JobRecord, ref: ChunkRef, nowMs: number): Promise<void> {
-    const { redis, catalog } = this.#options;
+    const { redis, clock, catalog } = this.#options;
     const { modelId, specHash } = job;
     const queue = catalog.otherBulkQueue(modelId, specHash);
     try {
-      if ((await gatewayHashes(redis, modelId, nowMs)).has(specHash)) {
+      const hashes = await gatewayHashes(redis, modelId, nowMs);
+      if (hashes.has(specHash)) {
         if ((await queue.getJobState(messageId(ref))) === 'unknown') await enqueueChunks(queue, [ref]);
         return;
       }
+      // A full Redis stores no announcement, not even that of this gateway.
+      const own = catalog.find(modelId)?.spec.hash;
+      if (clock.answeringMs < ANNOUNCED_WITHIN_MS || (own !== undefined && !hashes.has(own))) return;
       await endJob(this.#options, job, 'failed', 'The configuration of the model was changed');
       await queue.obliterate({ force: true });
     } finally {

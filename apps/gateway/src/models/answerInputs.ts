@@ -74,8 +74,8 @@ export function createAnswerInputs({
       if ('input' in parsed) return parsed.input;
       throw invalid([...at, ...(isList ? [i] : []), ...parsed.refusal.path], parsed.refusal.detail);
     });
-    // What a request costs depends on the facts of the model, such as its default prompt.
-    if (slot.counts('tokens')) await model.lanes.interactive.admission.requireWorker();
+    // What a request costs, and which parameters it may have, depends on the facts of the model, such as its prompts.
+    await model.lanes.interactive.admission.requireWorker();
     const facts = task.facts.safeParse(model.facts()).data;
     const parameters = parseParameters(task, named, facts, maxTextChars);
     const rows = inputs.reduce((sum, input) => sum + task.rows(input, parameters).length, 0);

@@ -63,7 +63,7 @@ test('the next run of a process that seems to hang is given up before the proces
 test('a process whose slow run ends after all is used again', async () => {
   await start();
   const slow = await pool.acquire(() => true);
-  const first = slow.run(requestOf('«slow:3000» first'), 5_000);
+  const first = slow.run(requestOf('«slow:2700» first'), 5_000);
   const ahead = await pool.acquire(() => true);
   await expect(ahead.run(requestOf('other'), 5_000)).rejects.toMatchObject({ kind: 'not_started' });
   await first;

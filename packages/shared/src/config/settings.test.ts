@@ -84,8 +84,8 @@ test.each([
 );
 
 test.each([
-  ['REDIS_URL', 'redis://localhost:63790000', 'not a valid URL; check its host and its port'],
-  ['HF_ENDPOINT', 'https://hub.example:x', 'not a valid URL; check its host and its port'],
+  ['REDIS_URL', 'redis://localhost:63790000', 'not a valid URL; check what follows the ://'],
+  ['HF_ENDPOINT', 'HTTPS://hub.example:x', 'not a valid URL; check what follows the ://'],
   ['HF_ENDPOINT', 'hub.example', 'not a URL that begins with http:// or https://'],
   [
     'REDIS_URL',

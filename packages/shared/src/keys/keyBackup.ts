@@ -87,12 +87,12 @@ export async function exportKeys(
   };
 }
 
-/** Keys that are restored at the same time, because each one waits for Redis three times. */
+/** Number of keys that are restored at the same time. One by one, each would take three round trips to Redis. */
 const IMPORTED_TOGETHER = 100;
 
 /**
  * Restores keys. A key that exists stays as it is, because it may have been revoked or rotated since. So an import can be repeated.
- * @param onImported called after each restored key
+ * @param onImported called after each restored key, for several keys at the same time
  * @returns the ids of the restored keys, of those that exist with the same values, and of those that exist with other values
  */
 export async function importKeys(
@@ -117,8 +117,11 @@ export async function importKeys(
     const isSame = after !== undefined && JSON.stringify(saved(after)) === JSON.stringify(key);
     ids[!isSame ? 'different' : isNew ? 'imported' : 'unchanged'].push(key.id);
   };
-  for (let i = 0; i < keys.length; i += IMPORTED_TOGETHER)
-    await Promise.all(keys.slice(i, i + IMPORTED_TOGETHER).map(importKey));
+  for (let i = 0; i < keys.length; i += IMPORTED_TOGETHER) {
+    // After an error the others are still finished, so that each restored key is reported.
+    const done = await Promise.allSettled(keys.slice(i, i + IMPORTED_TOGETHER).map(importKey));
+    for (const each of done) if (each.status === 'rejected') throw each.reason;
+  }
   return ids;
 }
 

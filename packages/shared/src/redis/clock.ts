@@ -28,6 +28,7 @@ export class RedisClock extends EventEmitter<{ away: []; answered: [] }> {
   #log: Log;
   #offsetMs: number | undefined;
   #lastAnswerMs = Number.NEGATIVE_INFINITY;
+  #answeringSinceMs = Number.POSITIVE_INFINITY;
   #away = true;
   #sampling = false;
   #timer: NodeJS.Timeout;
@@ -49,9 +50,18 @@ export class RedisClock extends EventEmitter<{ away: []; answered: [] }> {
     return this.#away;
   }
 
-  /** Resolves when Redis answers, at once if it does already; also after this long in milliseconds. */
-  async answered(withinMs: number): Promise<void> {
-    if (this.#away) await once(this, 'answered', { signal: AbortSignal.timeout(withinMs) }).catch(() => {});
+  /** Resolves to whether Redis answers, or starts to within this time in milliseconds. */
+  async answered(withinMs: number): Promise<boolean> {
+    if (!this.#away) return true;
+    return once(this, 'answered', { signal: AbortSignal.timeout(withinMs) }).then(
+      () => true,
+      () => false,
+    );
+  }
+
+  /** For how long Redis has answered without an interruption, in milliseconds. */
+  get answeringMs(): number {
+    return this.#away ? 0 : performance.now() - this.#answeringSinceMs;
   }
 
   /** Redis's time in milliseconds since the epoch; undefined before the first answer. */
@@ -86,6 +96,7 @@ export class RedisClock extends EventEmitter<{ away: []; answered: [] }> {
       outageOf(this.#redis)?.end(this, this.#log);
       if (!this.#away) return;
       this.#away = false;
+      this.#answeringSinceMs = receivedMs;
       this.emit('answered');
     } catch {
       // #tick notices the missing answer, and the connection reports its own errors.

@@ -142,7 +142,7 @@ async function* requestsOf(
             'custom_id',
           );
         ids.set(line.custom_id, known ?? number);
-        const request = requestOf(line, options);
+        const request = await requestOf(line, options);
         if (model && request.model !== model)
           refuse(
             'mismatched_model',
@@ -184,7 +184,7 @@ function lineOf(bytes: Buffer, endpoint: BatchEndpoint) {
 }
 
 /** @throws Problem */
-function requestOf(line: ReturnType<typeof lineOf>, options: Options): Request {
+async function requestOf(line: ReturnType<typeof lineOf>, options: Options): Promise<Request> {
   const request = options.endpoint === '/v1/embeddings' ? embeddingRequest : moderationRequest;
   return request(line.custom_id, line.body, options);
 }
@@ -202,9 +202,13 @@ function embeddingRequest(id: string, given: object, { bodies, catalog, ...limit
   return { model, item: { inputs, parameters, format: body.encoding_format ?? 'float', id } };
 }
 
-function moderationRequest(id: string, given: object, { bodies, catalog, ...limits }: Options): Request {
+async function moderationRequest(
+  id: string,
+  given: object,
+  { bodies, catalog, ...limits }: Options,
+): Promise<Request> {
   const body = parsed(bodies.moderations, given);
-  const model = moderationModel(catalog, body.model ?? undefined);
+  const model = await catalog.withReports(() => moderationModel(catalog, body.model ?? undefined));
   const { inputs, isList } = moderationInputs(body.input);
   checkInputs(textClassification, inputs, isList, limits);
   return { model, item: { inputs, parameters: {}, id } };

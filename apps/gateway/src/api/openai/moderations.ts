@@ -22,7 +22,7 @@ function isMultiLabel(model: CatalogEntry): boolean | undefined {
 }
 
 /**
- * The named model, or the first one whose labels are independent of each other.
+ * The named model, or the first one whose labels are independent of each other, as the live workers have reported recently.
  * @throws Problem `model_not_found`, `wrong_task`, `no_worker`
  */
 export function moderationModel(catalog: Catalog, name: string | undefined): CatalogEntry {
@@ -85,7 +85,7 @@ export function moderationsHandlers({
 }: Services): Pick<HandlersOf<OpenAiRoutes>, 'moderations'> {
   return {
     async moderations({ body, slot, signal, response }) {
-      const model = moderationModel(catalog, body.model ?? undefined);
+      const model = await catalog.withReports(() => moderationModel(catalog, body.model ?? undefined));
       const answers = await answerInputs(model, textClassification, {
         ...moderationInputs(body.input),
         at: ['input'],

@@ -6,12 +6,12 @@ import type { CatalogEntry } from '../../models/catalog.js';
 const RANK_LABEL = 'LABEL_0';
 
 /**
- * What text-embeddings-inference tells of a model.
+ * What text-embeddings-inference tells of a model, as the live workers have reported recently.
  * @param maxInputs of a request
  * @param version of Sluice
  * @throws Problem `no_worker` while no live worker serves the model, `wrong_task`
  */
-export async function infoOf(model: CatalogEntry, maxInputs: number, version: string) {
+export function infoOf(model: CatalogEntry, maxInputs: number, version: string) {
   const { spec } = model;
   const modelType = typeOf(model);
   const [report] = model.reports();
