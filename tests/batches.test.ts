@@ -327,16 +327,16 @@ test("a large job does not delay another key's small one, and interactive reques
 });
 
 test('under full interactive load a job still progresses, and a request waits for at most two of its micro-batches', async () => {
-  // Each micro-batch takes a little over 200 ms, whatever is in it.
+  // Each micro-batch takes a little over 400 ms, whatever is in it.
   await rig.worker({ MODEL_PROCESSES: '1', MICRO_BATCH_TEXTS: '4' }, faultyWorkerMain);
-  const { body } = await submit(Array.from({ length: 2_000 }, (_, i) => `«slow:200» ${i}`));
+  const { body } = await submit(Array.from({ length: 2_000 }, (_, i) => `«slow:400» ${i}`));
   const completed = async () => (await get(`/jobs/${body.job_id}`)).body.completed;
   await until('it runs', async () => (await completed()) > 0);
-  // A running micro-batch, a reserved one and its own take 600 ms, one more 800 ms; the rest is for the way to the worker.
+  // A running micro-batch, a reserved one and its own take 1,200 ms, one more 1,600 ms; the rest is for the way to the worker.
   const alone = [];
   for (let i = 0; i < 5; i++)
-    alone.push((await post(`${url}/predict`, key, { text: '«slow:200» alone' })).ms);
-  expect(Math.min(...alone)).toBeLessThan(790);
+    alone.push((await post(`${url}/predict`, key, { text: '«slow:400» alone' })).ms);
+  expect(Math.min(...alone)).toBeLessThan(1_550);
   const before = await completed();
   let loaded = true;
   let sent = 0;
@@ -344,7 +344,7 @@ test('under full interactive load a job still progresses, and a request waits fo
     const statuses = [];
     // Equal texts would run once.
     while (loaded)
-      statuses.push((await post(`${url}/predict`, key, { text: `«slow:200» ${++sent}` })).status);
+      statuses.push((await post(`${url}/predict`, key, { text: `«slow:400» ${++sent}` })).status);
     return statuses;
   });
   await until('the job has progressed', async () => (await completed()) >= before + 32, 40_000);

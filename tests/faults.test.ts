@@ -16,7 +16,7 @@ import {
   until,
 } from './harness.js';
 
-/** Before the socket timeout of a connection to Redis (3 s), also on a busy machine. */
+/** Less than the socket timeout of a connection to Redis (3 s). */
 const SOON_MS = 2_500;
 
 let rig: Rig;
@@ -171,7 +171,7 @@ test('when a client disconnects, its message in the queue is removed', async () 
     await until('the worker has it', async () => (await counts()).active === messages);
   }
   let isFirstAnswered = false;
-  void held[0]?.then(() => {
+  void held[0]?.finally(() => {
     isFirstAnswered = true;
   });
   const disconnect = new AbortController();

@@ -329,12 +329,14 @@ test('a gateway opens its port when it has read from Redis what its first reques
     // `rig.gateway` would ask `/ready`, which reads from Redis.
     const { port: publicPort } = await rig.spawn(gatewayMain, { REDIS_URL }).ready();
     const url = `http://127.0.0.1:${publicPort}`;
-    const [info, answer, streams] = await Promise.all([
+    const [info, moderation, answer, streams] = await Promise.all([
       request(`${url}/info`, { headers: { 'X-API-Key': key } }),
+      post(`${url}/v1/moderations`, key, { input: 'fine' }),
       post(`${url}/predict`, key, { text: 'fine' }),
       rig.redis.keys('{sluice}:replies:*'),
     ]);
     expect([info.status, answer.status, streams.length]).toEqual([200, 200, 1]);
+    expect(moderation.body.error.message).toMatch('multi-label classifier, and none is configured');
   } finally {
     proxy.close();
   }

@@ -100,7 +100,7 @@ describe('one input', () => {
     expect(complaints).toEqual([]);
   });
 
-  test('keeps the model, the input and the outcome when the key is used again', async () => {
+  test('keeps the model, the input and the outcome when the key is used again, and nothing of another key', async () => {
     await choose('bert-entities');
     await page.getByLabel('Text', { exact: true }).fill('Ada lives in Lima');
     await run();
@@ -112,6 +112,11 @@ describe('one input', () => {
     await expect(page.getByLabel('Model').inputValue()).resolves.toBe('bert-entities');
     await expect(page.getByLabel('Text', { exact: true }).inputValue()).resolves.toBe('Ada lives in Lima');
     await expect(outcome().isVisible()).resolves.toBe(true);
+    await useKey(await rig.rig.key());
+    await outcome().waitFor({ state: 'hidden' });
+    await expect(page.getByLabel('Text', { exact: true }).inputValue()).resolves.not.toBe(
+      'Ada lives in Lima',
+    );
   });
 
   test('shows a bar for each label that was given to a zero-shot classifier', async () => {

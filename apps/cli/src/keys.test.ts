@@ -162,7 +162,7 @@ test('exported keys work after an import into an empty Redis, and a second impor
     create('--name', 'rotated'),
     create('--name', 'revoked', '--scope', 'batch'),
   ]);
-  // More than are imported at the same time.
+  // More keys than one group of an import.
   await Promise.all(Array.from({ length: 120 }, () => rig.key()));
   const { key: renewed } = JSON.parse(
     (await sluice(['keys', 'rotate', rotated.key_id, '--grace', '1h', '--json'])).out,

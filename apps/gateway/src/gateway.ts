@@ -1,5 +1,4 @@
 import { randomUUID } from 'node:crypto';
-import { once } from 'node:events';
 import type { Bounds } from '@sluice/contract';
 import {
   type App,
@@ -48,7 +47,7 @@ import { UsageCounter } from './usage/usageCounter.js';
 import { createWebhookFor } from './webhooks/webhookFor.js';
 import { Webhooks } from './webhooks/webhooks.js';
 
-/** A start waits this long for Redis, in milliseconds; then the port opens without it. */
+/** The start waits this long for Redis's time and the reader of replies, in milliseconds; then the port opens without them. */
 const REDIS_WAIT_MS = 1_000;
 
 /** Starts a gateway. @throws StartError */
@@ -185,7 +184,8 @@ async function startGateway(settings: Settings, log: Log, signal: AbortSignal): 
     onDone: metrics.request,
     log,
   });
-  await Promise.race([readRedis(), once(signal, 'abort')]);
+  // Before, requests would get 503, or wait.
+  await Promise.all([clock.answered(REDIS_WAIT_MS), replies.listening(REDIS_WAIT_MS)]);
   signal.throwIfAborted();
   const publicPort = await openPublicPort(app, {
     settings,
@@ -214,13 +214,6 @@ async function startGateway(settings: Settings, log: Log, signal: AbortSignal): 
     },
     'Gateway listening',
   );
-
-  /** Waits for what the first requests need: Redis's time, the replies, and what the live workers report. */
-  async function readRedis(): Promise<void> {
-    const [answers] = await Promise.all([clock.answered(REDIS_WAIT_MS), replies.listening(REDIS_WAIT_MS)]);
-    if (answers)
-      await catalog.refresh().catch((err: unknown) => log.debug({ err }, 'Could not read the live workers'));
-  }
 
   async function drain(withinMs: number): Promise<void> {
     isDraining = true;

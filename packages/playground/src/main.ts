@@ -52,7 +52,7 @@ let sluice: Sluice | undefined;
 let patient: Sluice | undefined;
 let bulkLimit = Number.POSITIVE_INFINITY;
 let models: Model[] = [];
-/** Id of the model whose fields are shown. */
+/** Key, id and task of the model whose fields and outcome are shown. */
 let shownModel: string | undefined;
 let file: TextFile | undefined;
 let action: Action | undefined;
@@ -119,7 +119,7 @@ async function useKey(key: string): Promise<void> {
   showModel();
 }
 
-/** Shows the chosen model. What belongs to it stays if it was shown already, as when a key is used again. */
+/** Shows the chosen model. Keeps the input and the outcome if this model is shown already with this key. */
 function showModel(): void {
   const shown = model();
   if (shown === undefined) return;
@@ -130,8 +130,9 @@ function showModel(): void {
   ];
   page.modelNote.textContent = notes.filter((note) => note !== '').join(' ');
   showFileState();
-  if (shown.id === shownModel) return;
-  shownModel = shown.id;
+  const now = [sessionStorage.getItem(STORED_KEY), shown.id, shown.task].join(' ');
+  if (now === shownModel) return;
+  shownModel = now;
   page.codeSection.hidden = true;
   if (page.cancelJob.hidden) page.outcomeSection.hidden = true;
   showFields(page.fields, formOf(shown.task).fields, 'one');

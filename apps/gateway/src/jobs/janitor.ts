@@ -27,8 +27,12 @@ const LEASE_MS = 5_000;
 const RENEW_EVERY_MS = 1_500;
 /** A chunk that is in flight for this long without a message in the queue was lost on its way to the queue. */
 const LOST_AFTER_MS = 2_000;
-/** After a start or an outage of Redis, every gateway has said within this time which configurations it has, in milliseconds. */
-const ANNOUNCED_WITHIN_MS = 15_000;
+/**
+ * A job fails when no gateway has announced its configuration for this long, in milliseconds: a gateway may be restarting, or
+ * Redis may have been away.
+ */
+const MISSING_MS = 15_000;
+const MISSING_TTL_MS = 60_000;
 /** Changes of keys that one sweep logs. */
 const CHANGES_PER_SWEEP = 100;
 /** Maximum number of jobs that one sweep ends, and that it erases. */
@@ -179,18 +183,19 @@ export class Janitor {
    * configurations must not be mixed, so the job fails when no live gateway has its configuration any more.
    */
   async #sweepOther(job: JobRecord, ref: ChunkRef, nowMs: number): Promise<void> {
-    const { redis, clock, catalog } = this.#options;
+    const { redis, catalog } = this.#options;
     const { modelId, specHash } = job;
+    const missing = names.missingSince({ id: modelId, hash: specHash });
     const queue = catalog.otherBulkQueue(modelId, specHash);
     try {
-      const hashes = await gatewayHashes(redis, modelId, nowMs);
-      if (hashes.has(specHash)) {
+      if ((await gatewayHashes(redis, modelId, nowMs)).has(specHash)) {
+        await redis.del(missing);
         if ((await queue.getJobState(messageId(ref))) === 'unknown') await enqueueChunks(queue, [ref]);
         return;
       }
-      // A full Redis stores no announcement, not even that of this gateway.
-      const own = catalog.find(modelId)?.spec.hash;
-      if (clock.answeringMs < ANNOUNCED_WITHIN_MS || (own !== undefined && !hashes.has(own))) return;
+      // A full Redis refuses this; it has no room for announcements either.
+      await redis.set(missing, nowMs, 'PX', MISSING_TTL_MS, 'NX');
+      if (nowMs - Number(await redis.get(missing)) < MISSING_MS) return;
       await endJob(this.#options, job, 'failed', 'The configuration of the model was changed');
       await queue.obliterate({ force: true });
     } finally {

@@ -74,16 +74,24 @@ export function createAnswerInputs({
       if ('input' in parsed) return parsed.input;
       throw invalid([...at, ...(isList ? [i] : []), ...parsed.refusal.path], parsed.refusal.detail);
     });
-    // What a request costs, and which parameters it may have, depends on the facts of the model, such as its prompts.
-    await model.lanes.interactive.admission.requireWorker();
-    const facts = task.facts.safeParse(model.facts()).data;
-    const parameters = parseParameters(task, named, facts, maxTextChars);
-    const rows = inputs.reduce((sum, input) => sum + task.rows(input, parameters).length, 0);
-    if (rows > maxInputs)
-      throw invalid(
-        at,
-        `The request needs ${rows} rows of the model; the maximum is ${maxInputs}. Send fewer inputs, or submit a job or a batch`,
-      );
+    const check = () => {
+      const facts = task.facts.safeParse(model.facts()).data;
+      const parameters = parseParameters(task, named, facts, maxTextChars);
+      const rows = inputs.reduce((sum, input) => sum + task.rows(input, parameters).length, 0);
+      if (rows > maxInputs)
+        throw invalid(
+          at,
+          `The request needs ${rows} rows of the model; the maximum is ${maxInputs}. Send fewer inputs, or submit a job or a batch`,
+        );
+      return { facts, parameters, rows };
+    };
+    let checked = check();
+    if (model.reports().length === 0) {
+      // What a request costs, and which parameters it may have, depends on the facts of the model, such as its prompts.
+      await model.lanes.interactive.admission.requireWorker();
+      checked = check();
+    }
+    const { facts, parameters, rows } = checked;
     const numbers = inputs.reduce(
       (sum, input) => sum + (task.outputNumbers?.(input, parameters, facts) ?? 0),
       0,

@@ -148,19 +148,9 @@ export class Catalog {
     await fromRedis(this.#fleet.read());
   }
 
-  /**
-   * Calls a function that may refuse because it knows of no live worker. Then the reports are read from Redis now, and it is called
-   * again: recent reports are not enough to refuse.
-   * @throws what the function throws the second time; Problem `unavailable`
-   */
-  async withReports<Result>(use: () => Result): Promise<Result> {
-    try {
-      return use();
-    } catch (error) {
-      if (!(error instanceof Problem && error.code === 'no_worker')) throw error;
-      await this.refresh();
-      return use();
-    }
+  /** Reads them if no live worker is known, as after a start. @throws Problem `unavailable` */
+  async refreshIfUnknown(): Promise<void> {
+    if (this.workerCount === 0) await this.refresh();
   }
 
   /** Number of live workers that serve a configured model, as read recently. */

@@ -84,8 +84,8 @@ test.each([
 );
 
 test.each([
-  ['REDIS_URL', 'redis://localhost:63790000', 'not a valid URL; check what follows the ://'],
-  ['HF_ENDPOINT', 'HTTPS://hub.example:x', 'not a valid URL; check what follows the ://'],
+  ['REDIS_URL', 'redis://localhost:63790000', 'not a valid URL; check the part after ://'],
+  ['HF_ENDPOINT', 'HTTPS://hub.example:x', 'not a valid URL; check the part after ://'],
   ['HF_ENDPOINT', 'hub.example', 'not a URL that begins with http:// or https://'],
   [
     'REDIS_URL',

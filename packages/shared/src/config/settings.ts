@@ -55,13 +55,13 @@ const seconds = () =>
     .pipe(z.number().min(0.1).max(3600));
 const port = () => whole(0, 65_535);
 const boolean = () => z.stringbool({ truthy: ['true', '1'], falsy: ['false', '0'], case: 'sensitive' });
-/** @param listed protocols that the error names, if these are more */
+/** @param listed protocols that the error lists, if it lists more than `protocols` */
 const url = (protocols: readonly string[], listed = protocols) =>
   z.url({
     protocol: new RegExp(`^(${protocols.join('|')})$`),
     error: ({ input }) =>
       protocols.some((protocol) => String(input).toLowerCase().startsWith(`${protocol}://`))
-        ? 'not a valid URL; check what follows the ://'
+        ? 'not a valid URL; check the part after ://'
         : `not a URL that begins with ${listed
             .map((protocol) => `${protocol}://`)
             .join(', ')

@@ -87,12 +87,12 @@ export async function exportKeys(
   };
 }
 
-/** Number of keys that are restored at the same time. One by one, each would take three round trips to Redis. */
+/** Number of keys that are restored at the same time, because each takes three round trips to Redis. */
 const IMPORTED_TOGETHER = 100;
 
 /**
  * Restores keys. A key that exists stays as it is, because it may have been revoked or rotated since. So an import can be repeated.
- * @param onImported called after each restored key, for several keys at the same time
+ * @param onImported called after each restored key; calls may overlap
  * @returns the ids of the restored keys, of those that exist with the same values, and of those that exist with other values
  */
 export async function importKeys(

@@ -28,7 +28,6 @@ export class RedisClock extends EventEmitter<{ away: []; answered: [] }> {
   #log: Log;
   #offsetMs: number | undefined;
   #lastAnswerMs = Number.NEGATIVE_INFINITY;
-  #answeringSinceMs = Number.POSITIVE_INFINITY;
   #away = true;
   #sampling = false;
   #timer: NodeJS.Timeout;
@@ -57,11 +56,6 @@ export class RedisClock extends EventEmitter<{ away: []; answered: [] }> {
       () => true,
       () => false,
     );
-  }
-
-  /** For how long Redis has answered without an interruption, in milliseconds. */
-  get answeringMs(): number {
-    return this.#away ? 0 : performance.now() - this.#answeringSinceMs;
   }
 
   /** Redis's time in milliseconds since the epoch; undefined before the first answer. */
@@ -96,7 +90,6 @@ export class RedisClock extends EventEmitter<{ away: []; answered: [] }> {
       outageOf(this.#redis)?.end(this, this.#log);
       if (!this.#away) return;
       this.#away = false;
-      this.#answeringSinceMs = receivedMs;
       this.emit('answered');
     } catch {
       // #tick notices the missing answer, and the connection reports its own errors.

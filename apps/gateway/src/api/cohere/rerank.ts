@@ -20,7 +20,8 @@ export function rerankHandlers({ catalog, answerInputs }: Services): HandlersOf<
   const create = (version: string) => async (context: RerankContext) => {
     const { body, slot, signal, response } = context;
     const model = catalog.forTask(body.model ?? undefined, textRanking.name);
-    await catalog.withReports(() => checkMaxTokens(model, body.max_tokens_per_doc ?? undefined));
+    await catalog.refreshIfUnknown();
+    checkMaxTokens(model, body.max_tokens_per_doc ?? undefined);
     const texts = body.documents.map((document) => (typeof document === 'string' ? document : document.text));
     const [answer] = await answerInputs(model, textRanking, {
       inputs: [{ query: body.query, texts }],
@@ -51,12 +52,10 @@ export function rerankHandlers({ catalog, answerInputs }: Services): HandlersOf<
   return { rerankV1: create('1'), rerankV2: create('2'), rerankDocuments: create('1') };
 }
 
-/** @throws Problem `validation_failed` if documents would have to be cut before the model's maximum; `no_worker` */
+/** @throws Problem `validation_failed` if documents would have to be cut before the model's maximum */
 function checkMaxTokens(model: CatalogEntry, asked: number | undefined): void {
-  if (asked === undefined) return;
   const maxTokens = model.reports()[0]?.maxTokens;
-  if (maxTokens === undefined) throw new Problem('no_worker');
-  if (asked >= maxTokens) return;
+  if (asked === undefined || maxTokens === undefined || asked >= maxTokens) return;
   throw new Problem('validation_failed', {
     errors: [
       {

@@ -43,6 +43,7 @@ export function batchRoutes({
         errors: [{ pointer: '/model', detail: 'The body and the URL name different models' }],
       });
     const model = catalog.selectAny(upload.model ?? named, textClassification.name);
+    await catalog.refreshIfUnknown();
     const defaults = model.spec.task === textClassification.name ? CLASSIFIER_DEFAULTS : {};
     const parameters = parseParameters(
       model.task,

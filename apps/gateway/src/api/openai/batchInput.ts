@@ -66,6 +66,9 @@ interface Options {
 const invalid = (path: readonly PropertyKey[], detail: string) =>
   new Problem('validation_failed', { errors: [{ pointer: pointer(path), detail }] });
 
+/** Models by the name that a request for moderations gives. The default one, without a name, is the same for the whole file. */
+type ModerationModels = Map<string | undefined, CatalogEntry>;
+
 /** A parsed request of the file. */
 interface Request {
   model: CatalogEntry;
@@ -113,6 +116,7 @@ async function* requestsOf(
   state: { lines: number },
 ): AsyncGenerator<Request, undefined> {
   const ids = new Map<string, number>();
+  const models: ModerationModels = new Map();
   let number = 0;
   let model: CatalogEntry | undefined;
   const refuse = (code: string, message: string, param: string | null = null) =>
@@ -142,7 +146,7 @@ async function* requestsOf(
             'custom_id',
           );
         ids.set(line.custom_id, known ?? number);
-        const request = await requestOf(line, options);
+        const request = await requestOf(line, options, models);
         if (model && request.model !== model)
           refuse(
             'mismatched_model',
@@ -184,9 +188,14 @@ function lineOf(bytes: Buffer, endpoint: BatchEndpoint) {
 }
 
 /** @throws Problem */
-async function requestOf(line: ReturnType<typeof lineOf>, options: Options): Promise<Request> {
-  const request = options.endpoint === '/v1/embeddings' ? embeddingRequest : moderationRequest;
-  return request(line.custom_id, line.body, options);
+async function requestOf(
+  { custom_id, body }: ReturnType<typeof lineOf>,
+  options: Options,
+  models: ModerationModels,
+): Promise<Request> {
+  return options.endpoint === '/v1/embeddings'
+    ? embeddingRequest(custom_id, body, options)
+    : moderationRequest(custom_id, body, options, models);
 }
 
 function embeddingRequest(id: string, given: object, { bodies, catalog, ...limits }: Options): Request {
@@ -206,9 +215,12 @@ async function moderationRequest(
   id: string,
   given: object,
   { bodies, catalog, ...limits }: Options,
+  models: ModerationModels,
 ): Promise<Request> {
   const body = parsed(bodies.moderations, given);
-  const model = await catalog.withReports(() => moderationModel(catalog, body.model ?? undefined));
+  const name = body.model ?? undefined;
+  const model = models.get(name) ?? (await moderationModel(catalog, name));
+  models.set(name, model);
   const { inputs, isList } = moderationInputs(body.input);
   checkInputs(textClassification, inputs, isList, limits);
   return { model, item: { inputs, parameters: {}, id } };

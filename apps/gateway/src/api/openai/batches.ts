@@ -75,6 +75,7 @@ export function batchHandlers(services: Services): Pick<HandlersOf<OpenAiRoutes>
       await memory.check(0);
       const idempotencyKey = idempotencyKeyOf(request);
       const file = await files.of(key.id, body.input_file_id);
+      await catalog.refreshIfUnknown();
       const webhook = await webhookFor(key.webhookUrl, key, 'batch', '');
       const about = {
         family: 'openai' as const,

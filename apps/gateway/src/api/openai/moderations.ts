@@ -22,24 +22,26 @@ function isMultiLabel(model: CatalogEntry): boolean | undefined {
 }
 
 /**
- * The named model, or the first one whose labels are independent of each other, as the live workers have reported recently.
- * @throws Problem `model_not_found`, `wrong_task`, `no_worker`
+ * The named model, or the first one whose labels are independent of each other.
+ * @throws Problem `model_not_found`, `wrong_task`, `no_worker`, `unavailable`
  */
-export function moderationModel(catalog: Catalog, name: string | undefined): CatalogEntry {
-  const classifiers = catalog.entries.filter(({ spec }) => spec.task === textClassification.name);
-  const found = name === undefined ? classifiers.find(isMultiLabel) : undefined;
-  // One of them may be the right one.
-  if (name === undefined && !found && classifiers.some((each) => isMultiLabel(each) === undefined))
-    throw new Problem('no_worker');
-  const model = found ?? catalog.forTask(name, textClassification.name);
-  const fits = isMultiLabel(model);
-  if (fits === undefined) throw new Problem('no_worker');
-  if (fits) return model;
+export async function moderationModel(catalog: Catalog, name: string | undefined): Promise<CatalogEntry> {
+  const candidates =
+    name === undefined
+      ? catalog.entries.filter(({ spec }) => spec.task === textClassification.name)
+      : [catalog.forTask(name, textClassification.name)];
+  const unknown = () => candidates.find((each) => isMultiLabel(each) === undefined);
+  if (unknown()) await catalog.refresh();
+  const found = candidates.find(isMultiLabel);
+  if (found) return found;
+  // A model that no live worker serves may be the right one.
+  await unknown()?.lanes.interactive.admission.requireWorker();
+  if (unknown()) throw new Problem('no_worker');
   throw new Problem('wrong_task', {
     detail:
       name === undefined
         ? 'Moderations need a multi-label classifier, and none is configured'
-        : `${model.spec.id} is not a multi-label classifier; moderations need one`,
+        : `${candidates[0]?.spec.id} is not a multi-label classifier; moderations need one`,
   });
 }
 
@@ -85,7 +87,7 @@ export function moderationsHandlers({
 }: Services): Pick<HandlersOf<OpenAiRoutes>, 'moderations'> {
   return {
     async moderations({ body, slot, signal, response }) {
-      const model = await catalog.withReports(() => moderationModel(catalog, body.model ?? undefined));
+      const model = await moderationModel(catalog, body.model ?? undefined);
       const answers = await answerInputs(model, textClassification, {
         ...moderationInputs(body.input),
         at: ['input'],

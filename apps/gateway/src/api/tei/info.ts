@@ -6,20 +6,21 @@ import type { CatalogEntry } from '../../models/catalog.js';
 const RANK_LABEL = 'LABEL_0';
 
 /**
- * What text-embeddings-inference tells of a model, as the live workers have reported recently.
+ * What text-embeddings-inference tells of a model.
  * @param maxInputs of a request
  * @param version of Sluice
  * @throws Problem `no_worker` while no live worker serves the model, `wrong_task`
  */
-export function infoOf(model: CatalogEntry, maxInputs: number, version: string) {
+export async function infoOf(model: CatalogEntry, maxInputs: number, version: string) {
   const { spec } = model;
-  const modelType = typeOf(model);
-  const [report] = model.reports();
-  if (modelType === undefined)
+  if (typeOf(model) === undefined)
     throw new Problem('wrong_task', {
       detail: `/info does not support the task ${spec.task} of ${spec.id}; use a model for feature-extraction, text-classification or text-ranking`,
     });
-  if (report === undefined || modelType === null) throw new Problem('no_worker');
+  await model.lanes.interactive.admission.requireWorker();
+  const modelType = typeOf(model);
+  const [report] = model.reports();
+  if (!report || !modelType) throw new Problem('no_worker');
   return {
     model_id: 'repository' in spec.source ? spec.source.repository : spec.id,
     model_sha: 'repository' in spec.source ? report.revision : null,

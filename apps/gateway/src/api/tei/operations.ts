@@ -203,7 +203,7 @@ export function teiOperations({
     if (texts.reduce((sum, text) => sum + text.length, 0) > MAX_TOKENIZED_CHARS)
       throw invalid('/inputs', `The texts together have more than ${MAX_TOKENIZED_CHARS} characters`);
     const tokenizer = await tokenizers.of(model.spec);
-    const read = await catalog.withReports(() => promptedBy(model, body.prompt_name ?? undefined));
+    const read = await promptedBy(model, body.prompt_name ?? undefined);
     const tokens = [];
     for (const text of texts) tokens.push(await tokenizer.tokens(read(text), body.add_special_tokens));
     return tokens;
@@ -213,11 +213,15 @@ export function teiOperations({
    * Puts a prompt of an embedding model before a text, as a request for its vector would.
    * @throws Problem `no_worker` while the prompts are not known; `validation_failed`
    */
-  function promptedBy(model: CatalogEntry, name: string | undefined): (text: string) => string {
+  async function promptedBy(
+    model: CatalogEntry,
+    name: string | undefined,
+  ): Promise<(text: string) => string> {
     if (model.spec.task !== featureExtraction.name) {
       if (name !== undefined) throw invalid('/prompt_name', 'The model has no prompts');
       return (text) => text;
     }
+    await model.lanes.interactive.admission.requireWorker();
     const facts = featureExtraction.facts.safeParse(model.facts()).data;
     if (facts === undefined) throw new Problem('no_worker');
     const parameters = parseParameters(
@@ -230,8 +234,7 @@ export function teiOperations({
   }
 
   async function info({ params }: { params?: { id: string } | undefined }) {
-    const model = params ? catalog.named(params.id) : catalog.entries[0];
-    return catalog.withReports(() => infoOf(model, maxInputs, version));
+    return infoOf(params ? catalog.named(params.id) : catalog.entries[0], maxInputs, version);
   }
 
   /** What the first model gives, or the first one for the task that the body fits. */
