@@ -3,9 +3,8 @@ import { gzipSync } from 'node:zlib';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { post, Rig, request, until } from '../harness.js';
 
-/** Runs a sample of this many seconds; 0 runs everything. */
-const sampleSeconds = Number(process.env.SECURITY_SECONDS || 0);
-const REQUESTS = 10_000;
+/** A number and not a time, so that a busy machine sends the same requests. */
+const REQUESTS = process.env.SECURITY_SAMPLE ? 2_000 : 10_000;
 const AT_ONCE = 32;
 const SEED = Number(process.env.FUZZ_SEED || 14);
 
@@ -172,11 +171,10 @@ test('after 10,000 hostile requests the answers are the same and no job is lost'
   const { job_id: id } = (await post(`${url}/analyze_batch`, key, { texts })).body;
 
   const next = random(SEED);
-  const end = sampleSeconds > 0 ? performance.now() + sampleSeconds * 1000 : Number.POSITIVE_INFINITY;
   const statuses = new Map<string, number>();
   let count = 0;
   const attack = async () => {
-    while (count < REQUESTS && performance.now() < end) {
+    while (count < REQUESTS) {
       count++;
       const answer = await send(port, hostile(next, attacker));
       const status = /^HTTP\/1\.1 (\d+)/.exec(answer)?.[1] ?? 'none';
@@ -187,7 +185,6 @@ test('after 10,000 hostile requests the answers are the same and no job is lost'
   };
   await Promise.all(Array.from({ length: AT_ONCE }, attack));
   process.stdout.write(`${count} hostile requests, seed ${SEED}: ${JSON.stringify([...statuses].sort())}\n`);
-  expect(count).toBeGreaterThan(sampleSeconds > 0 ? 500 : REQUESTS - 1);
   // The requests were refused by different checks.
   for (const status of ['200', '400', '401', '403', '404', '405', '413', '415', '422']) {
     expect(statuses.get(status) ?? 0).toBeGreaterThan(0);
