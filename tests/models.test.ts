@@ -877,7 +877,7 @@ describe('models that are not as usual', () => {
     await until('its configuration is there again', async () => !(await missing()));
     expect(await third(next.url)).toMatchObject({ status: 'queued' });
     await old.app.stop();
-    await until('the third job ended', async () => (await third(next.url)).status === 'failed');
+    await until('the third job ended', async () => (await third(next.url)).status === 'failed', 60_000);
     expect(await third(next.url)).toMatchObject({
       completed: 0,
       error: 'The configuration of the model was changed',

@@ -28,11 +28,12 @@ const RENEW_EVERY_MS = 1_500;
 /** A chunk that is in flight for this long without a message in the queue was lost on its way to the queue. */
 const LOST_AFTER_MS = 2_000;
 /**
- * A job fails when no gateway has announced its configuration for this long, in milliseconds: a gateway may be restarting, or
- * Redis may have been away.
+ * A job fails when sweeps have not seen a gateway with its configuration for this long, in milliseconds: a gateway may be restarting,
+ * or Redis may have been away.
  */
-const MISSING_MS = 15_000;
-const MISSING_TTL_MS = 60_000;
+const MISSING_MS = 30_000;
+/** After a longer pause between two such sweeps, in milliseconds, the time begins anew. */
+const MISSING_TTL_MS = 15_000;
 /** Changes of keys that one sweep logs. */
 const CHANGES_PER_SWEEP = 100;
 /** Maximum number of jobs that one sweep ends, and that it erases. */
@@ -185,16 +186,16 @@ export class Janitor {
   async #sweepOther(job: JobRecord, ref: ChunkRef, nowMs: number): Promise<void> {
     const { redis, catalog } = this.#options;
     const { modelId, specHash } = job;
-    const missing = names.missingSince({ id: modelId, hash: specHash });
+    const missing = names.missingSince(modelId, specHash);
     const queue = catalog.otherBulkQueue(modelId, specHash);
     try {
       if ((await gatewayHashes(redis, modelId, nowMs)).has(specHash)) {
-        await redis.del(missing);
         if ((await queue.getJobState(messageId(ref))) === 'unknown') await enqueueChunks(queue, [ref]);
         return;
       }
       // A full Redis refuses this; it has no room for announcements either.
       await redis.set(missing, nowMs, 'PX', MISSING_TTL_MS, 'NX');
+      await redis.pexpire(missing, MISSING_TTL_MS);
       if (nowMs - Number(await redis.get(missing)) < MISSING_MS) return;
       await endJob(this.#options, job, 'failed', 'The configuration of the model was changed');
       await queue.obliterate({ force: true });

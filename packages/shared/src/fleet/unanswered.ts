@@ -16,7 +16,8 @@ export interface OtherGateways {
 }
 
 /**
- * Reports how many rows of a model's lane are unanswered at this gateway, and reads the counts of the others.
+ * Reports how many rows of a model's lane are unanswered at this gateway, and reads the counts of the others. The report also
+ * announces the configuration of the model.
  * @param hash of this gateway's spec of the model
  * @param nowMs Redis's time
  */
@@ -31,6 +32,7 @@ export async function shareUnanswered(
     .multi()
     .hset(key, gatewayId, JSON.stringify({ rows, untilMs: nowMs + COUNT_TTL_MS, hash }))
     .pexpire(key, COUNT_TTL_MS)
+    .del(names.missingSince(modelId, hash))
     .exec();
   const others = { gateways: 0, rows: 0 };
   const expired: string[] = [];

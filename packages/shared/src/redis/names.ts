@@ -86,9 +86,9 @@ export const names = {
   /** Channel: ids of interactive items of a model that nobody waits for any more. */
   withdrawn: (modelId: string) => `${PREFIX}:withdrawn:${modelId}`,
   /** HASH: unanswered rows of a model's lane by gateway. */
-  /** Since when no gateway has announced a configuration of a model that a job needs, in milliseconds of Redis's time. */
-  missingSince: ({ id, hash }: { id: string; hash: string }) => `${PREFIX}:missing:${id}:${hash}`,
   unanswered: (modelId: string, lane: Lane) => `${PREFIX}:unanswered:${modelId}:${lane}`,
+  /** STRING: since when no gateway has announced a configuration of a model that a job needs, in ms of Redis's time. */
+  missingSince: (modelId: string, hash: string) => `${PREFIX}:missing:${modelId}:${hash}`,
   /** STRING: the tokenizer.json of a model, gzipped. */
   tokenizer: ({ id, hash }: { id: string; hash: string }) => `${PREFIX}:tokenizer:${id}:${hash}`,
   /** STRING: the heartbeat of a live worker. */

@@ -218,11 +218,11 @@ async function moderationRequest(
   models: ModerationModels,
 ): Promise<Request> {
   const body = parsed(bodies.moderations, given);
+  const { inputs, isList } = moderationInputs(body.input);
+  checkInputs(textClassification, inputs, isList, limits);
   const name = body.model ?? undefined;
   const model = models.get(name) ?? (await moderationModel(catalog, name));
   models.set(name, model);
-  const { inputs, isList } = moderationInputs(body.input);
-  checkInputs(textClassification, inputs, isList, limits);
   return { model, item: { inputs, parameters: {}, id } };
 }
 

@@ -87,9 +87,10 @@ export function moderationsHandlers({
 }: Services): Pick<HandlersOf<OpenAiRoutes>, 'moderations'> {
   return {
     async moderations({ body, slot, signal, response }) {
+      const list = moderationInputs(body.input);
       const model = await moderationModel(catalog, body.model ?? undefined);
       const answers = await answerInputs(model, textClassification, {
-        ...moderationInputs(body.input),
+        ...list,
         at: ['input'],
         parameters: {},
         slot,

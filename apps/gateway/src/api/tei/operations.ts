@@ -202,8 +202,8 @@ export function teiOperations({
     if (texts.length === 0) throw invalid('/inputs', 'The list is empty');
     if (texts.reduce((sum, text) => sum + text.length, 0) > MAX_TOKENIZED_CHARS)
       throw invalid('/inputs', `The texts together have more than ${MAX_TOKENIZED_CHARS} characters`);
-    const tokenizer = await tokenizers.of(model.spec);
     const read = await promptedBy(model, body.prompt_name ?? undefined);
+    const tokenizer = await tokenizers.of(model.spec);
     const tokens = [];
     for (const text of texts) tokens.push(await tokenizer.tokens(read(text), body.add_special_tokens));
     return tokens;
