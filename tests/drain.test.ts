@@ -1,5 +1,4 @@
 import { once } from 'node:events';
-import { readFileSync } from 'node:fs';
 import { Agent, request as httpRequest } from 'node:http';
 import { connect } from 'node:net';
 import { join } from 'node:path';
@@ -10,6 +9,7 @@ import { Queue } from 'bullmq';
 import {
   type App,
   bundledSpec,
+  catchesSignals,
   faultyWorkerMain,
   gatewayMain,
   modelProcesses,
@@ -34,13 +34,6 @@ beforeEach(async () => {
 });
 afterEach(() => rig.reset(gateway));
 afterAll(() => rig.close());
-
-/** The bit of SIGHUP in `SigCgt` of /proc/<pid>/status: a process that catches it has the listeners of its entry file. */
-const SIGHUP_BIT = 1n;
-function catchesSignals(pid: number): boolean {
-  const caught = /SigCgt:\s*(\S+)/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1];
-  return (BigInt(`0x${caught}`) & SIGHUP_BIT) !== 0n;
-}
 
 /** Sends SIGTERM; resolves to the exit status and how long the exit took. */
 async function terminate(app: App): Promise<{ status: number | null; ms: number }> {

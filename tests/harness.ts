@@ -1,7 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
-import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -55,6 +55,15 @@ export async function until(what: string, holds: () => boolean | Promise<boolean
 
 /** Whether a process is running, and not a zombie. */
 export { isRunning };
+
+/** The bit of SIGHUP in `SigCgt` of /proc/<pid>/status. */
+const SIGHUP_BIT = 1n;
+
+/** Whether the program of a process has begun: it has the listeners of its entry file. Before, Node ends at a signal. */
+export function catchesSignals(pid: number): boolean {
+  const caught = /SigCgt:\s*(\S+)/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1];
+  return (BigInt(`0x${caught}`) & SIGHUP_BIT) !== 0n;
+}
 
 /** A process under test. */
 export class App {

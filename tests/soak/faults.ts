@@ -1,5 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises';
-import { type App, isRunning } from '../harness.js';
+import { type App, catchesSignals, isRunning, until } from '../harness.js';
 import type { Checker } from './checker.js';
 import { DRAIN_SECONDS, type Fleet, type Member, pause } from './fleet.js';
 import type { Random } from './random.js';
@@ -196,6 +196,7 @@ export class Faults {
 
   async #drain(member: Member): Promise<void> {
     const { app, name } = member;
+    await until(`the program of ${name} has begun`, () => catchesSignals(app.pid));
     const startMs = performance.now();
     app.child.kill('SIGTERM');
     const status = await app.exit();
