@@ -28,6 +28,7 @@ import {
   until,
   workerMain,
 } from './harness.js';
+import { FaultyProxy } from './soak/faultyProxy.js';
 
 let rig: Rig;
 const watched = startWatcher(0);
@@ -308,21 +309,9 @@ describe('a connection that Redis refuses', () => {
 });
 
 test('a gateway opens its port when it has read from Redis what its first requests need', async () => {
-  const { port } = new URL(rig.redisUrl);
-  const latencyMs = 150;
-  const proxy = createServer((client) => {
-    const server = connect(Number(port), '127.0.0.1');
-    client.pipe(server);
-    // The order stays: timers of the same length fire in the order in which they were set.
-    server.on('data', (data) => setTimeout(() => client.write(data), latencyMs));
-    for (const [one, other] of [
-      [client, server],
-      [server, client],
-    ] as const)
-      one.on('error', () => {}).on('close', () => other.destroy());
-  }).listen(0, '127.0.0.1');
-  await once(proxy, 'listening');
-  const REDIS_URL = `redis://127.0.0.1:${(proxy.address() as AddressInfo).port}`;
+  const proxy = new FaultyProxy(Number(new URL(rig.redisUrl).port));
+  proxy.latencyMs = 75;
+  const REDIS_URL = `redis://127.0.0.1:${await proxy.start()}`;
   try {
     const key = await rig.key();
     await rig.worker();
@@ -347,20 +336,8 @@ test('after a failover to another server behind the same address, service contin
   const other = connectRedis(replica.url, 'worker', silentLog);
   const primaryPort = Number(new URL(rig.redisUrl).port);
   await other.replicaof('127.0.0.1', primaryPort);
-  let target = primaryPort;
-  const proxy = createServer((client) => {
-    const server = connect(target, '127.0.0.1');
-    for (const [from, to] of [
-      [client, server],
-      [server, client],
-    ] as const)
-      from
-        .on('error', () => to.destroy())
-        .on('close', () => to.destroy())
-        .pipe(to);
-  }).listen(0, '127.0.0.1');
-  await once(proxy, 'listening');
-  const REDIS_URL = `redis://127.0.0.1:${(proxy.address() as AddressInfo).port}`;
+  const proxy = new FaultyProxy(primaryPort);
+  const REDIS_URL = `redis://127.0.0.1:${await proxy.start()}`;
   const key = await rig.key();
   const [{ url, app: gateway }, worker] = await Promise.all([
     rig.gateway({ REDIS_URL, LOG_LEVEL: 'info' }),
@@ -373,7 +350,7 @@ test('after a failover to another server behind the same address, service contin
   // The old primary lives on as a replica: it answers reads, and refuses writes with READONLY.
   await other.replicaof('NO', 'ONE');
   await rig.redis.replicaof('127.0.0.1', replica.port);
-  target = replica.port;
+  proxy.targetPort = replica.port;
   await until('requests are answered', async () => (await predict()).status === 200);
   const { job_id: id } = (await post(`${url}/analyze_batch`, key, { texts: ['fine', 'awful'] })).body;
   const headers = { 'X-API-Key': key };

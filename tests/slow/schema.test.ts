@@ -6,7 +6,7 @@ import { Rig, root } from '../harness.js';
 
 /**
  * A sample has one case for each operation and kind of data, however long they take: in a fixed time a busy machine manages few. In
- * the full run schemathesis repeats its cases for this many seconds.
+ * the full run schemathesis repeats its cases for 300 s.
  */
 const extent = process.env.SECURITY_SAMPLE
   ? ['--phases', 'examples,fuzzing,stateful', '--max-examples', '1']

@@ -196,7 +196,9 @@ export class Janitor {
       // A full Redis refuses this; it has no room for announcements either.
       await redis.set(missing, nowMs, 'PX', MISSING_TTL_MS, 'NX');
       await redis.pexpire(missing, MISSING_TTL_MS);
-      if (nowMs - Number(await redis.get(missing)) < MISSING_MS) return;
+      const sinceMs = await redis.get(missing);
+      // A gateway may have announced the configuration a moment ago, which deletes it.
+      if (sinceMs === null || nowMs - Number(sinceMs) < MISSING_MS) return;
       await endJob(this.#options, job, 'failed', 'The configuration of the model was changed');
       await queue.obliterate({ force: true });
     } finally {

@@ -150,7 +150,7 @@ export class Catalog {
 
   /** Reads them if no live worker is known, as after a start. @throws Problem `unavailable` */
   async refreshIfUnknown(): Promise<void> {
-    if (this.workerCount === 0) await this.refresh();
+    if (this.entries.every(({ reports }) => reports().length === 0)) await this.refresh();
   }
 
   /** Number of live workers that serve a configured model, as read recently. */

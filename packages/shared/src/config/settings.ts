@@ -55,6 +55,8 @@ const seconds = () =>
     .pipe(z.number().min(0.1).max(3600));
 const port = () => whole(0, 65_535);
 const boolean = () => z.stringbool({ truthy: ['true', '1'], falsy: ['false', '0'], case: 'sensitive' });
+/** British English has no comma before "or". */
+const OR = new Intl.ListFormat('en-GB', { type: 'disjunction' });
 /** @param listed protocols that the error lists, if it lists more than `protocols` */
 const url = (protocols: readonly string[], listed = protocols) =>
   z.url({
@@ -62,10 +64,7 @@ const url = (protocols: readonly string[], listed = protocols) =>
     error: ({ input }) =>
       protocols.some((protocol) => String(input).toLowerCase().startsWith(`${protocol}://`))
         ? 'not a valid URL; check the part after ://'
-        : `not a URL that begins with ${listed
-            .map((protocol) => `${protocol}://`)
-            .join(', ')
-            .replace(/, ([^,]*)$/, ' or $1')}`,
+        : `not a URL that begins with ${OR.format(listed.map((protocol) => `${protocol}://`))}`,
     abort: true,
   });
 

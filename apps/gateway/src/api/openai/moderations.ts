@@ -31,8 +31,9 @@ export async function moderationModel(catalog: Catalog, name: string | undefined
       ? catalog.entries.filter(({ spec }) => spec.task === textClassification.name)
       : [catalog.forTask(name, textClassification.name)];
   const unknown = () => candidates.find((each) => isMultiLabel(each) === undefined);
-  if (unknown()) await catalog.refresh();
-  const found = candidates.find(isMultiLabel);
+  const fitting = () => candidates.find(isMultiLabel);
+  if (!fitting() && unknown()) await catalog.refresh();
+  const found = fitting();
   if (found) return found;
   // A model that no live worker serves may be the right one.
   await unknown()?.lanes.interactive.admission.requireWorker();
