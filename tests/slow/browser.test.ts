@@ -108,7 +108,7 @@ describe('one input', () => {
     // The list of models is read, and its options are replaced.
     await page.evaluate("document.querySelector('#model option').id = 'old'");
     await useKey();
-    await page.waitForFunction("document.getElementById('old') === null");
+    await page.locator('#old').waitFor({ state: 'detached' });
     await expect(page.getByLabel('Model').inputValue()).resolves.toBe('bert-entities');
     await expect(page.getByLabel('Text', { exact: true }).inputValue()).resolves.toBe('Ada lives in Lima');
     await expect(outcome().isVisible()).resolves.toBe(true);
