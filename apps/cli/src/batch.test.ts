@@ -421,6 +421,8 @@ test('errors keep what the server said, and a server that cannot be reached is n
     `sluice: Cannot reach http://127.0.0.1:${port}: connect ECONNREFUSED 127.0.0.1:${port}`,
   );
   expect(away.err).toMatch(/trying again in \d+ s\n/);
+  const plain = await sluice(['jobs'], '', { SLUICE_URL: url.replace('http:', 'https:') });
+  expect(plain.err.split('\n').at(-2)).toMatch(/: the server does not use TLS on this port; use http:/);
   const invalid = await sluice(['jobs'], '', { SLUICE_URL: 'localhost:8000' });
   expect([invalid.code, invalid.err]).toEqual([
     2,

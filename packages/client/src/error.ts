@@ -42,6 +42,8 @@ function reasonOf(error: unknown): string {
   if ('cause' in error && error.cause) return reasonOf(error.cause);
   if ('errors' in error && Array.isArray(error.errors) && error.errors.length > 0)
     return reasonOf(error.errors[0]);
+  if ('code' in error && error.code === 'ERR_SSL_WRONG_VERSION_NUMBER')
+    return 'the server does not use TLS on this port; use http:// instead of https://';
   return 'message' in error ? String(error.message) : String(error);
 }
 
