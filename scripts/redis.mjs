@@ -64,7 +64,7 @@ export function ensureRedisServer() {
   if (installer && (isRoot || !installer.asRoot)) {
     say(`No redis-server or valkey-server in PATH; installing it: ${line}`);
     for (const [program, ...args] of installer.commands)
-      run(program, args, { ...process.env, ...installer.env });
+      run(program, args, { env: { ...process.env, ...installer.env }, stdout: process.stderr });
     const installed = findServer();
     if (installed) return installed;
   }

@@ -31,12 +31,13 @@ const MIN_NODE = [20, 19];
 /** A problem that the user can fix; it is printed as one line. */
 export class SetupError extends Error {}
 
-/** Prints a line about the setup. */
-export const say = (line) => console.log(`• ${line}`);
+/** Prints a line about the setup to standard error: standard output may be data. */
+export const say = (line) => console.error(`• ${line}`);
 
 /** Runs a command in the folder of the project and shows its output. Throws SetupError if it fails. */
-export function run(command, args, env = process.env) {
-  const { status, error, signal } = spawnSync(command, args, { cwd: root, stdio: 'inherit', env });
+export function run(command, args, { env = process.env, stdout = 'inherit' } = {}) {
+  const stdio = ['inherit', stdout, 'inherit'];
+  const { status, error, signal } = spawnSync(command, args, { cwd: root, stdio, env });
   if (status !== 0) {
     throw new SetupError(
       `${command} ${args.join(' ')} failed (${error?.message ?? signal ?? `exit ${status}`})`,
@@ -73,11 +74,12 @@ export async function prepare() {
   if (isPackage) return;
   if (!isInstalled()) {
     say('Installing packages from the lock file (about 1 GB; half a minute to a few minutes)');
-    run('npm', ['ci', '--include=dev']);
+    run('npm', ['ci', '--include=dev'], { stdout: process.stderr });
   }
   if (!existsSync(appFile('gateway'))) say('Building (about ten seconds)');
   // Incremental: it takes a fraction of a second if nothing has changed.
-  run(process.execPath, ['node_modules/typescript/bin/tsc', '-b', 'apps/gateway', 'apps/worker', 'apps/cli']);
+  const apps = ['apps/gateway', 'apps/worker', 'apps/cli'];
+  run(process.execPath, ['node_modules/typescript/bin/tsc', '-b', ...apps], { stdout: process.stderr });
   const { bundle } = await import('./bundle.mjs');
   await bundle();
 }

@@ -333,7 +333,7 @@ test('a gateway opens its port when it has read from Redis what its first reques
   }
 });
 
-test('a chunk that is stored while a slow sweep looks at it does not run again', async () => {
+test('while Redis is slow, a sweep does not enqueue a chunk that a worker has just stored', async () => {
   const proxy = new FaultyProxy(Number(new URL(rig.redisUrl).port));
   try {
     const { url } = await rig.gateway({ REDIS_URL: `redis://127.0.0.1:${await proxy.start()}` });
@@ -343,7 +343,7 @@ test('a chunk that is stored while a slow sweep looks at it does not run again',
     const runs = join(rig.folder, 'runs');
     writeFileSync(runs, '');
     writeFileSync(join(rig.folder, 'slow'), '100');
-    // The first chunks wait so long that sweeps look for them in the queue.
+    // The first chunks are in flight for more than 2 s, so sweeps look for their messages.
     await rig.worker({}, faultyWorkerMain);
     proxy.latencyMs = 100;
     const record = `{sluice}:job:${body.job_id}`;

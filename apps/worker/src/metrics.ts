@@ -60,7 +60,7 @@ export function createMetrics(clock: RedisClock) {
   });
   const items = new Counter({
     name: 'sluice_items_total',
-    help: 'Items by outcome: answer, timed_out, failed, too_long, wrong_parameter, expired (dropped because no caller was waiting)',
+    help: 'Items by outcome: answer, timed_out, failed, too_long, wrong_parameter, expired (dropped because no client was waiting)',
     labelNames: ['model', 'outcome'],
     registers,
   });

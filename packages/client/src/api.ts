@@ -65,7 +65,7 @@ export interface Job {
    */
   revision: string;
   /**
-   * `completed`: each text has an answer or an error of its own. `failed`: the job as a whole failed
+   * `completed`: each text has its answer or its own error. `failed`: the job as a whole failed
    */
   status: 'queued' | 'running' | 'completed' | 'failed' | 'canceled';
   /**

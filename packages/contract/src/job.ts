@@ -136,7 +136,7 @@ export const jobSchema = z
     revision: z.string().meta({ description: 'Revision of the model' }),
     status: z.enum(['queued', 'running', 'completed', 'failed', 'canceled']).meta({
       description:
-        '`completed`: each text has an answer or an error of its own. `failed`: the job as a whole failed',
+        '`completed`: each text has its answer or its own error. `failed`: the job as a whole failed',
     }),
     total: z.int().min(0).meta({ description: 'Items: texts, or requests of an OpenAI batch' }),
     completed: z.int().min(0).meta({ description: 'Items with an answer' }),

@@ -28,7 +28,7 @@ import type { ReplyReader } from './replyReader.js';
 const ITEMS_PER_MESSAGE: Readonly<Record<Lane, number>> = { interactive: 16, bulk: CHUNK_ITEMS };
 /**
  * Workers are busy if they have this many rows for each model process, about a micro-batch. Then an interactive message waits
- * for more items, because each message costs Redis about 30 commands: for this share of the time that these rows take, and at
+ * for more items, because each message costs Redis many commands: for this share of the time that these rows take, and at
  * most this long, in milliseconds.
  */
 const BUSY_ROWS_PER_PROCESS = 8;

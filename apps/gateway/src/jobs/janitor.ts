@@ -131,7 +131,7 @@ export class Janitor {
   async #forEach(members: readonly string[], repair: (member: string) => Promise<void>): Promise<void> {
     for (const member of members) {
       await repair(member).catch((err: unknown) =>
-        // A full Redis has a line of its own.
+        // `Storage` logs that Redis is full.
         this.#options.log[isStorageFull(err) ? 'debug' : 'warn'](
           { err, member },
           'Sweep could not repair this job or caller',
@@ -168,7 +168,7 @@ export class Janitor {
       const ref = chunkRefSchema.parse(member);
       const isLost = async (queue: Queue) =>
         (await queue.getJobState(messageId(ref))) === 'unknown' &&
-        // A worker stores a chunk, which ends its flight, before its message is gone.
+        // Read last: a worker first stores a chunk, which is then not in flight, and then completes its message.
         (await redis.zscore(inFlight, member)) !== null;
       const job = await ledger.read(ref.jobId);
       const isLive = job !== undefined && !isFinished(job.status);
