@@ -265,7 +265,10 @@ describe('traces', () => {
         );
       const traces = (of: ExportedSpan[]) => new Set(of.map((span) => span.traceId));
       // Each trace has its part in a micro-batch, also that of a text which ran with an equal one.
-      await until('each trace has its micro-batch', () => traces(ran()).size >= 1 + texts.length);
+      await until(
+        'each trace has its micro-batch and the span of its message',
+        () => traces(ran()).size >= 1 + texts.length && received().length >= 1 + texts.length,
+      );
       expect(received()).toHaveLength(1 + texts.length);
       const microBatches = new Map(
         collector.spans.filter(({ name }) => name === 'micro-batch').map((span) => [span.spanId, span]),

@@ -1,6 +1,5 @@
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { readFileSync, writeFileSync } from 'node:fs';
 import { type AddressInfo, connect, createServer } from 'node:net';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
@@ -20,7 +19,6 @@ import { startRedis, startWatcher, stopRedis } from '../scripts/redis.mjs';
 import {
   type Answer,
   cliMain,
-  faultyWorkerMain,
   gatewayMain,
   post,
   Rig,
@@ -328,28 +326,6 @@ test('a gateway opens its port when it has read from Redis what its first reques
     ]);
     expect([info.status, answer.status, streams.length]).toEqual([200, 200, 1]);
     expect(moderation.body.error.message).toMatch('multi-label classifier, and none is configured');
-  } finally {
-    proxy.close();
-  }
-});
-
-test('while Redis is slow, a sweep does not enqueue a chunk that a worker has just stored', async () => {
-  const proxy = new FaultyProxy(Number(new URL(rig.redisUrl).port));
-  try {
-    const { url } = await rig.gateway({ REDIS_URL: `redis://127.0.0.1:${await proxy.start()}` });
-    const key = await rig.key();
-    const texts = Array.from({ length: 480 }, (_, i) => `text ${i}`);
-    const { body } = await post(`${url}/analyze_batch`, key, { texts });
-    const runs = join(rig.folder, 'runs');
-    writeFileSync(runs, '');
-    writeFileSync(join(rig.folder, 'slow'), '100');
-    // The first chunks are in flight for more than 2 s, so sweeps look for their messages.
-    await rig.worker({}, faultyWorkerMain);
-    proxy.latencyMs = 100;
-    const record = `{sluice}:job:${body.job_id}`;
-    await until('the job is done', async () => (await rig.redis.hget(record, 'status')) === 'completed');
-    const rows = readFileSync(runs, 'utf8').trim().split('\n').map(Number);
-    expect(rows.reduce((sum, count) => sum + count, 0)).toBe(texts.length);
   } finally {
     proxy.close();
   }

@@ -1,7 +1,7 @@
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from '@jest/globals';
-import { App, cliMain, isRunning, post, request, root, temporary, until } from './harness.js';
+import { App, isRunning, post, request, root, temporary, until } from './harness.js';
 
 /** Data folder of `scripts/start.mjs`, which `npm start` runs. */
 let folder: string;
@@ -224,9 +224,10 @@ test('of several starts that find the lock of a dead process, exactly one succee
   expect(all.map(({ child }) => child.exitCode).sort()).toEqual([1, 1, 1, null]);
 });
 
-test('the CLI finds the Redis of a running start', async () => {
+test('npm run sluice finds the Redis of a running start', async () => {
   const { key } = await curl(start());
-  const list = new App(process.execPath, [cliMain, 'keys', 'list', '--json'], { DATA_DIR: folder });
+  const cli = join(root, 'scripts/sluice.mjs');
+  const list = new App(process.execPath, [cli, 'keys', 'list', '--json'], { DATA_DIR: folder });
   expect(await list.exit()).toBe(0);
   expect(JSON.parse(list.output)).toMatchObject([{ key_id: key.split('_')[1], status: 'live' }]);
 });

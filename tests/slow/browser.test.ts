@@ -239,6 +239,7 @@ describe('a file', () => {
     await page.getByText('reviews.csv: texts: 249; rows that cannot be sent: 1').waitFor();
     await page.getByRole('button', { name: 'Run as a job' }).click();
     await page.getByText(/^completed: 249 of 249 texts/).waitFor();
+    await page.getByRole('button', { name: 'Download NDJSON' }).waitFor();
     expect(await page.evaluate('document.querySelector("progress").value')).toBe(1);
     const counts = (await outcome().locator('dd.value').allTextContents()).map((value) =>
       Number.parseInt(value, 10),
@@ -285,12 +286,12 @@ describe('a file', () => {
   test('a job is followed again after a reload, and a file that cannot be read is not replaced by an earlier one', async () => {
     await choose('bert-labels');
     await page.getByLabel('A file', { exact: true }).check();
-    await upload('many.txt', Array.from({ length: 20_000 }, (_, i) => `many words in text ${i}`).join('\n'));
+    await upload('many.txt', Array.from({ length: 60_000 }, (_, i) => `many words in text ${i}`).join('\n'));
     const button = page.getByRole('button', { name: 'Run as a job' });
     await button.click();
-    await page.getByText(/^(queued|running): \d+ of 20000 texts/).waitFor();
+    await page.getByText(/^(queued|running): \d+ of 60000 texts/).waitFor();
     await page.reload();
-    await page.getByText(/^running: \d+ of 20000 texts.* Job [0-9a-f-]{36}$/).waitFor();
+    await page.getByText(/^running: \d+ of 60000 texts.* Job [0-9a-f-]{36}$/).waitFor();
     await page.getByRole('button', { name: 'Cancel the job' }).click();
     await page.getByText(/^canceled: /).waitFor();
     await page.getByRole('button', { name: 'Download CSV' }).waitFor();

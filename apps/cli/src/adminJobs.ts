@@ -1,3 +1,4 @@
+import { ConnectionError } from '@sluice/client';
 import {
   type AdminJob,
   adminJobSchema,
@@ -62,11 +63,8 @@ async function callAdmin<T extends z.ZodType>(
       headers: { Authorization: `Bearer ${token}` },
     });
   } catch (error) {
-    const cause =
-      error instanceof Error && error.cause instanceof Error ? error.cause.message : String(error);
-    throw new CliError(
-      `Cannot reach the admin port at ${url} (${cause}). Check that the gateway runs, or set SLUICE_ADMIN_URL`,
-    );
+    const { message } = new ConnectionError(url, error, 'Cannot reach the admin port at');
+    throw new CliError(`${message}. Check that the gateway runs, or set SLUICE_ADMIN_URL`);
   }
   const body: unknown = await response.json().catch(() => undefined);
   const problem = problemSchema.safeParse(body);

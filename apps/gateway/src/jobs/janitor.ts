@@ -14,7 +14,6 @@ import {
   type RedisClock,
   redisTimeMs,
 } from '@sluice/shared';
-import type { Queue } from 'bullmq';
 import type { Redis, Result } from 'ioredis';
 import type { Files } from '../files/files.js';
 import type { Catalog } from '../models/catalog.js';
@@ -163,17 +162,12 @@ export class Janitor {
         await endJob(this.#options, job, 'canceled', 'The API key was revoked');
       }
     }
-    const inFlight = names.inFlight(modelId, keyId);
-    for (const member of await redis.zrangebyscore(inFlight, '-inf', nowMs - LOST_AFTER_MS)) {
-      const ref = chunkRefSchema.parse(member);
-      const isLost = async (queue: Queue) =>
-        (await queue.getJobState(messageId(ref))) === 'unknown' &&
-        // Read last: a worker first stores a chunk, which is then not in flight, and then completes its message.
-        (await redis.zscore(inFlight, member)) !== null;
+    const old = await redis.zrangebyscore(names.inFlight(modelId, keyId), '-inf', nowMs - LOST_AFTER_MS);
+    for (const ref of old.map((member) => chunkRefSchema.parse(member))) {
       const job = await ledger.read(ref.jobId);
       const isLive = job !== undefined && !isFinished(job.status);
-      if (isLive && job.specHash !== model?.spec.hash) await this.#sweepOther(job, ref, isLost, nowMs);
-      else if (model && !(await isLost(model.bulkQueue))) continue;
+      if (isLive && job.specHash !== model?.spec.hash) await this.#sweepOther(job, ref, nowMs);
+      else if (model && (await model.bulkQueue.getJobState(messageId(ref))) !== 'unknown') continue;
       else if (model && isLive) await enqueueChunks(model.bulkQueue, [ref]);
       // A record of another version is left to gateways of that version.
       else if (!(await ledger.isLive(ref.jobId))) {
@@ -189,19 +183,14 @@ export class Janitor {
    * Repairs a chunk of a job whose model this gateway has with another configuration, or not at all. Answers of two
    * configurations must not be mixed, so the job fails when no live gateway has its configuration any more.
    */
-  async #sweepOther(
-    job: JobRecord,
-    ref: ChunkRef,
-    isLost: (queue: Queue) => Promise<boolean>,
-    nowMs: number,
-  ): Promise<void> {
+  async #sweepOther(job: JobRecord, ref: ChunkRef, nowMs: number): Promise<void> {
     const { redis, catalog } = this.#options;
     const { modelId, specHash } = job;
     const missing = names.missingSince(modelId, specHash);
     const queue = catalog.otherBulkQueue(modelId, specHash);
     try {
       if ((await gatewayHashes(redis, modelId, nowMs)).has(specHash)) {
-        if (await isLost(queue)) await enqueueChunks(queue, [ref]);
+        if ((await queue.getJobState(messageId(ref))) === 'unknown') await enqueueChunks(queue, [ref]);
         return;
       }
       // A full Redis refuses this; it has no room for announcements either.

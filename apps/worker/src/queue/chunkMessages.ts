@@ -115,7 +115,13 @@ export function createBulkWork({
     const parsed = chunkMessageSchema.safeParse(data);
     if (!parsed.success) throw malformed(parsed.error);
     const { jobId, chunk } = parsed.data;
-    const [job, items] = await Promise.all([ledger.read(jobId), ledger.items(jobId, chunk)]);
+    const [job, items, isStored] = await Promise.all([
+      ledger.read(jobId),
+      ledger.items(jobId, chunk),
+      ledger.isStored(jobId, chunk),
+    ]);
+    // The worker that stored it may have died before it completed the message, or a sweep may have put it into the queue again.
+    if (isStored) return;
     if (job === undefined || items === undefined || isFinished(job.status)) return;
     // The sweep puts it into the queue of its configuration.
     if (job.specHash !== specHash) return;

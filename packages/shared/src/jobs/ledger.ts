@@ -308,6 +308,11 @@ export class Ledger {
     return stored === null ? undefined : chunkItems.parse(stored);
   }
 
+  /** Whether the results of a chunk are stored. */
+  async isStored(jobId: string, chunk: number): Promise<boolean> {
+    return (await this.#redis.hexists(names.results(jobId), String(chunk))) === 1;
+  }
+
   /** Items and results of some chunks, in order; `results` is undefined for a chunk that is not stored. */
   async chunks(jobId: string, from: number, count: number) {
     const fields = Array.from({ length: count }, (_, i) => String(from + i));
