@@ -1,5 +1,7 @@
 import { afterAll, beforeAll, beforeEach, expect, test } from '@jest/globals';
+import { keyIdOf } from '@sluice/shared';
 import { type App, post, Rig, request, until } from './harness.js';
+import { FaultyProxy } from './soak/faultyProxy.js';
 
 const READS = 30;
 let rig: Rig;
@@ -8,9 +10,9 @@ let gateway: App;
 let otherUrl: string;
 let key: string;
 
+const env = { READ_LIMIT_REQUESTS: String(READS), MAX_STREAMS: '2' };
 beforeAll(async () => {
   rig = await Rig.start();
-  const env = { READ_LIMIT_REQUESTS: String(READS), MAX_STREAMS: '2' };
   [{ url, app: gateway }, { url: otherUrl }] = await Promise.all([rig.gateway(env), rig.gateway(env)]);
 });
 beforeEach(async () => {
@@ -22,6 +24,16 @@ const get = (path: string, headers: Record<string, string> = {}, method = 'GET',
   request(`${at}${path}`, { method, headers: { 'X-API-Key': key, ...headers } });
 const submit = async (texts: string[]): Promise<string> =>
   (await post(`${url}/analyze_batch`, key, { texts })).body.job_id;
+
+/** Opens a stream of the events of a job. */
+async function open(id: string, at: string) {
+  const abort = new AbortController();
+  const response = await fetch(`${at}/jobs/${id}/events`, {
+    headers: { 'X-API-Key': key },
+    signal: abort.signal,
+  });
+  return { status: response.status, response, close: () => abort.abort() };
+}
 
 /** Commands that reach Redis while an action runs; those of scripts are not among them. */
 async function commandsDuring(action: () => Promise<unknown>): Promise<string[]> {
@@ -62,15 +74,7 @@ test('reads of a key have a separate window at all gateways; other keys, work an
 
 test('a key holds at most MAX_STREAMS streams of events at all gateways; a closed one makes room', async () => {
   const id = await submit(['fine']);
-  const open = async (at: string) => {
-    const abort = new AbortController();
-    const response = await fetch(`${at}/jobs/${id}/events`, {
-      headers: { 'X-API-Key': key },
-      signal: abort.signal,
-    });
-    return { status: response.status, response, close: () => abort.abort() };
-  };
-  const [first, second] = [await open(url), await open(otherUrl)];
+  const [first, second] = [await open(id, url), await open(id, otherUrl)];
   expect([first.status, second.status]).toEqual([200, 200]);
   for (const at of [url, otherUrl]) {
     const refused = await get(`/jobs/${id}/events`, {}, 'GET', at);
@@ -82,12 +86,31 @@ test('a key holds at most MAX_STREAMS streams of events at all gateways; a close
   }
   second.close();
   await until('there is room', async () => {
-    const again = await open(url);
+    const again = await open(id, url);
     again.close();
     return again.status === 200;
   });
   first.close();
   expect((await get(`/jobs/${id}/events`, {}, 'HEAD')).status).toBe(200);
+});
+
+test('streams that are closed while a connection to Redis hangs make room', async () => {
+  const proxy = new FaultyProxy(Number(new URL(rig.redisUrl).port));
+  try {
+    const REDIS_URL = `redis://127.0.0.1:${await proxy.start()}`;
+    const { url: proxied } = await rig.gateway({ ...env, REDIS_URL });
+    const id = await submit(['fine']);
+    const streams = [await open(id, proxied), await open(id, proxied)];
+    expect(streams.map(({ status }) => status)).toEqual([200, 200]);
+    const counted = () => rig.redis.zcard(`{sluice}:streams:${keyIdOf(key)}`);
+    expect(await counted()).toBe(2);
+    proxy.hang();
+    for (const { close } of streams) close();
+    // Without their ends they would count for 30 s.
+    await until('there is room', async () => (await counted()) === 0, 20_000);
+  } finally {
+    proxy.close();
+  }
 });
 
 test('a page of jobs is one call to Redis', async () => {

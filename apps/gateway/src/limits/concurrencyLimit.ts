@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { readFileSync } from 'node:fs';
+import { setTimeout as delay } from 'node:timers/promises';
 import { isStorageFull, type Log } from '@sluice/shared';
 import type { Redis, Result } from 'ioredis';
 
@@ -15,6 +16,8 @@ declare module 'ioredis' {
 /** An activity counts until this long after it was last renewed, in milliseconds: its gateway may have died. */
 const EXPIRES_AFTER_MS = 30_000;
 const RENEW_EVERY_MS = 10_000;
+/** While Redis is away, the end of an activity is tried again after this long, in milliseconds. */
+const END_AGAIN_MS = 500;
 
 /** A limited number of activities at once, at all gateways together, such as the streams of events of a key. */
 export class ConcurrencyLimit {
@@ -37,17 +40,39 @@ export class ConcurrencyLimit {
    */
   async begin(name: string): Promise<(() => void) | undefined> {
     const id = randomUUID();
-    const set = (ttlMs: number) => this.#redis.concurrencyLimit(1, name, id, ttlMs, this.#max);
-    const begun = await set(EXPIRES_AFTER_MS).catch((error: unknown) => {
+    const begun = await this.#set(name, id, EXPIRES_AFTER_MS).catch((error: unknown) => {
       if (isStorageFull(error)) return 1;
+      // Redis may have counted it all the same.
+      void this.#end(name, id);
       throw error;
     });
     if (begun !== 1) return undefined;
-    const onError = (err: unknown) => this.#log.debug({ err }, 'Could not update a concurrency limit');
-    const timer = setInterval(() => void set(EXPIRES_AFTER_MS).catch(onError), RENEW_EVERY_MS);
+    const timer = setInterval(() => void this.#update(name, id, EXPIRES_AFTER_MS), RENEW_EVERY_MS);
     return () => {
       clearInterval(timer);
-      set(0).catch(onError);
+      void this.#end(name, id);
     };
+  }
+
+  /** Ends an activity. An end that is lost, as when a connection breaks, would count it until it expires. */
+  async #end(name: string, id: string): Promise<void> {
+    const untilMs = performance.now() + EXPIRES_AFTER_MS;
+    while (!(await this.#update(name, id, 0)) && performance.now() < untilMs)
+      await delay(END_AGAIN_MS, undefined, { ref: false });
+  }
+
+  /** Renews or ends an activity; resolves to whether Redis has confirmed it. */
+  async #update(name: string, id: string, ttlMs: number): Promise<boolean> {
+    try {
+      await this.#set(name, id, ttlMs);
+      return true;
+    } catch (err) {
+      this.#log.debug({ err }, 'Could not update a concurrency limit');
+      return false;
+    }
+  }
+
+  #set(name: string, id: string, ttlMs: number): Promise<unknown> {
+    return this.#redis.concurrencyLimit(1, name, id, ttlMs, this.#max);
   }
 }
