@@ -32,7 +32,7 @@ WORKDIR /app
 COPY --from=build /app ./
 COPY models models
 COPY models.json ./
-COPY scripts/container.sh scripts/setup.mjs scripts/sluice.mjs scripts/
+COPY scripts/container.sh scripts/lock.mjs scripts/setup.mjs scripts/sluice.mjs scripts/
 RUN mkdir /data && chown node:node /data
 USER node
 EXPOSE 8000

@@ -15,7 +15,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { prepare, root, SetupError, say } from './setup.mjs';
 
-const SCRIPTS = ['start.mjs', 'startLock.mjs', 'setup.mjs', 'redis.mjs', 'watcher.mjs'];
+const SCRIPTS = ['start.mjs', 'lock.mjs', 'setup.mjs', 'redis.mjs', 'watcher.mjs'];
 const FILES = [
   'models',
   'models.json',

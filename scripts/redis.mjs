@@ -14,6 +14,7 @@ import { createConnection, createServer } from 'node:net';
 import { delimiter, join, resolve } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
+import { isRunning } from './lock.mjs';
 import { run, SetupError, say } from './setup.mjs';
 
 const SERVERS = ['redis-server', 'valkey-server'];
@@ -64,7 +65,7 @@ export function ensureRedisServer() {
   if (installer && (isRoot || !installer.asRoot)) {
     say(`No redis-server or valkey-server in PATH; installing it: ${line}`);
     for (const [program, ...args] of installer.commands)
-      run(program, args, { env: { ...process.env, ...installer.env }, stdout: process.stderr });
+      run(program, args, { ...process.env, ...installer.env });
     const installed = findServer();
     if (installed) return installed;
   }
@@ -98,25 +99,6 @@ export async function isFree(port) {
   server.close();
   await once(server, 'close');
   return true;
-}
-
-/**
- * Whether a process is running and its command line contains a word. A zombie does not count as running, because in a
- * container there may be no process that reaps it.
- */
-export function isRunning(pid, word = '') {
-  if (process.platform !== 'linux') {
-    const { status, stdout } = spawnSync('ps', ['-o', 'stat=,command=', '-p', String(pid)], {
-      encoding: 'utf8',
-    });
-    return status === 0 && !stdout.trimStart().startsWith('Z') && stdout.includes(word);
-  }
-  try {
-    const [, state] = /\) (\S)/.exec(readFileSync(`/proc/${pid}/stat`, 'utf8')) ?? [];
-    return state !== 'Z' && readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes(word);
-  } catch {
-    return false; // No such process.
-  }
 }
 
 /**

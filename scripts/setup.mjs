@@ -1,8 +1,12 @@
 // Installs and builds what is missing or stale. Node built-ins only: this runs before anything is installed.
-import { spawnSync } from 'node:child_process';
-import { existsSync, readFileSync } from 'node:fs';
+import { spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, readFileSync, rmSync } from 'node:fs';
+import { constants } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
+import { lock } from './lock.mjs';
 
 /** Folder of the program, with a trailing slash. */
 export const root = fileURLToPath(new URL('../', import.meta.url));
@@ -28,6 +32,14 @@ export const NODE_FLAGS = {
 
 const MIN_NODE = [20, 19];
 
+/** npm's own copy of the lock file. */
+const INSTALLED_LOCK = 'node_modules/.package-lock.json';
+/** Held by the process that installs and builds for the first time. */
+const LOCK_FILE = join(root, '.sluice/setup.pid');
+/** What the command lines of such processes contain. */
+const SETUP_COMMANDS = ['scripts/'];
+const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'];
+
 /** A problem that the user can fix; it is printed as one line. */
 export class SetupError extends Error {}
 
@@ -35,9 +47,8 @@ export class SetupError extends Error {}
 export const say = (line) => console.error(`• ${line}`);
 
 /** Runs a command in the folder of the project and shows its output. Throws SetupError if it fails. */
-export function run(command, args, { env = process.env, stdout = 'inherit' } = {}) {
-  const stdio = ['inherit', stdout, 'inherit'];
-  const { status, error, signal } = spawnSync(command, args, { cwd: root, stdio, env });
+export function run(command, args, env = process.env) {
+  const { status, error, signal } = spawnSync(command, args, { cwd: root, stdio: 'inherit', env });
   if (status !== 0) {
     throw new SetupError(
       `${command} ${args.join(' ')} failed (${error?.message ?? signal ?? `exit ${status}`})`,
@@ -57,13 +68,65 @@ function readJson(file) {
 /** Whether node_modules matches the lock file. npm writes its own lock file into node_modules. */
 function isInstalled() {
   const wanted = readJson('package-lock.json')?.packages ?? {};
-  const installed = readJson('node_modules/.package-lock.json')?.packages;
+  const installed = readJson(INSTALLED_LOCK)?.packages;
   if (installed === undefined) return false;
   return Object.entries(wanted).every(([path, { version, link, optional, devOptional }]) => {
     if (!path.includes('node_modules/') || link || optional || devOptional) return true;
     return installed[path]?.version === version;
   });
 }
+
+/**
+ * Runs a command of the setup and shows its output on standard error. When this process ends, the command is killed:
+ * `npm ci` would go on without us, and the next setup begins anew. Throws SetupError if it fails.
+ */
+async function setUp(command, args) {
+  const stdio = ['ignore', process.stderr, process.stderr];
+  // In its own process group, so that its children are killed with it.
+  const child = spawn(command, args, { cwd: root, stdio, detached: true });
+  const kill = () => {
+    try {
+      process.kill(-child.pid, 'SIGKILL');
+    } catch {
+      // It has ended.
+    }
+  };
+  const onSignal = (signal) => process.exit(128 + constants.signals[signal]);
+  process.on('exit', kill);
+  for (const name of SIGNALS) process.on(name, onSignal);
+  try {
+    const [status, signal] = await once(child, 'exit');
+    if (status !== 0) throw new Error(signal ?? `exit ${status}`);
+  } catch (error) {
+    throw new SetupError(`${command} ${args.join(' ')} failed (${error.message})`);
+  } finally {
+    process.off('exit', kill);
+    for (const name of SIGNALS) process.off(name, onSignal);
+  }
+}
+
+/** Waits until no other process installs, and then keeps them from it. */
+async function lockSetup() {
+  for (let isFirst = true; ; isFirst = false) {
+    const holder = await lock(LOCK_FILE, SETUP_COMMANDS);
+    if (holder === undefined) return;
+    if (isFirst) say(`Waiting until another command (process ${holder}) has installed and built`);
+    await delay(500);
+  }
+}
+
+async function build() {
+  // Incremental: it takes a fraction of a second if nothing has changed.
+  const apps = ['apps/gateway', 'apps/worker', 'apps/cli'];
+  await setUp(process.execPath, ['node_modules/typescript/bin/tsc', '-b', ...apps]);
+  const { bundle } = await import('./bundle.mjs');
+  await bundle();
+}
+
+const isBuilt = () => existsSync(appFile('cli'));
+
+/** Whether an installation and a build were completed, perhaps of an earlier version. npm writes its lock file last. */
+export const wasPrepared = () => isPackage || (isBuilt() && existsSync(`${root}${INSTALLED_LOCK}`));
 
 /** Installs the packages and builds the apps if necessary; a package has them. */
 export async function prepare() {
@@ -72,14 +135,19 @@ export async function prepare() {
     throw new SetupError(`Node ${MIN_NODE.join('.')} or later is needed; this is ${process.versions.node}`);
   }
   if (isPackage) return;
-  if (!isInstalled()) {
-    say('Installing packages from the lock file (about 1 GB; half a minute to a few minutes)');
-    run('npm', ['ci', '--include=dev'], { stdout: process.stderr });
+  if (isInstalled() && isBuilt()) return build();
+  await lockSetup();
+  const unlock = () => rmSync(LOCK_FILE, { force: true });
+  process.on('exit', unlock);
+  try {
+    if (!isInstalled()) {
+      say('Installing packages from the lock file (about 1 GB; half a minute to a few minutes)');
+      await setUp('npm', ['ci', '--include=dev']);
+    }
+    if (!isBuilt()) say('Building (about ten seconds)');
+    await build();
+  } finally {
+    unlock();
+    process.off('exit', unlock);
   }
-  if (!existsSync(appFile('gateway'))) say('Building (about ten seconds)');
-  // Incremental: it takes a fraction of a second if nothing has changed.
-  const apps = ['apps/gateway', 'apps/worker', 'apps/cli'];
-  run(process.execPath, ['node_modules/typescript/bin/tsc', '-b', ...apps], { stdout: process.stderr });
-  const { bundle } = await import('./bundle.mjs');
-  await bundle();
 }

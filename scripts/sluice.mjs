@@ -1,11 +1,13 @@
-// `npm run sluice -- COMMAND`: runs the CLI, and installs and builds first if that was never done.
+// `npm run sluice -- COMMAND`: runs the CLI, and installs and builds first if that was never done or was interrupted.
 // Node built-ins only: this runs before anything is installed.
-import { existsSync } from 'node:fs';
 import { pathToFileURL } from 'node:url';
-import { appFile, prepare, SetupError } from './setup.mjs';
+import { appFile, prepare, SetupError, wasPrepared } from './setup.mjs';
 
 try {
-  if (!existsSync(appFile('cli'))) await prepare();
+  if (!wasPrepared()) await prepare();
+  // npm has changed to the folder of the project, but the paths of a command begin where the user is.
+  if (process.env.npm_lifecycle_event === 'sluice' && process.env.INIT_CWD)
+    process.chdir(process.env.INIT_CWD);
   await import(pathToFileURL(appFile('cli')).href);
 } catch (error) {
   if (!(error instanceof SetupError)) throw error;

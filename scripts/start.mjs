@@ -7,9 +7,9 @@ import { once } from 'node:events';
 import { existsSync, linkSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
+import { lock, tryTo } from './lock.mjs';
 import { isFree, startRedis, startWatcher, stopRedis } from './redis.mjs';
 import { appFile, home, NODE_FLAGS, prepare, root, SetupError, say } from './setup.mjs';
-import { lock, tryTo } from './startLock.mjs';
 
 /** Exit status of an app with a wrong configuration (EX_CONFIG): a restart cannot help. */
 const EXIT_CONFIG = 78;
@@ -20,6 +20,11 @@ const STEADY_MS = 30_000;
 /** An app that has not exited this long after DRAIN_SECONDS is killed. */
 const DRAIN_SLACK_MS = 2_000;
 const APPS = ['gateway', 'worker'];
+/** What the command line of a start contains; the kernel separates arguments with NUL. */
+const START_COMMANDS = [
+  'start.mjs',
+  ...['sluice', 'sluice.mjs', 'main.js'].flatMap((file) => [`${file}\0start`, `${file} start`]),
+];
 
 if (existsSync(join(home, '.env'))) process.loadEnvFile(join(home, '.env'));
 const dataDir = resolve(home, process.env.DATA_DIR || '.sluice');
@@ -249,6 +254,13 @@ async function serves(url) {
 
 const quote = (text) => `'${text.replaceAll("'", `'\\''`)}'`;
 
+/** A gateway that is restarted takes the same ports, also if they were chosen for it. */
+function keepPorts({ port, adminPort }) {
+  if (port === undefined) return;
+  process.env.PORT = String(port);
+  process.env.ADMIN_PORT = String(adminPort);
+}
+
 /** `npm start -- worker`: starts another app, with the Redis of REDIS_URL or of the `npm start` in this folder. */
 async function startOne(name) {
   if (!APPS.includes(name)) throw new SetupError(`Unknown app "${name}"; use ${APPS.join(' or ')}`);
@@ -259,13 +271,22 @@ async function startOne(name) {
   await prepare();
   await checkSettings();
   watcher = startWatcher(drainMs);
-  await keepApp(name);
+  await keepApp(name, keepPorts);
   if (!stopping) say(`The ${name} is ready. Ctrl-C drains and ends it`);
 }
 
-async function startAll() {
-  await lock(lockFile);
+/** Allows one `npm start` per folder, because two would share its Redis. */
+async function lockFolder() {
+  const holder = await lock(lockFile, START_COMMANDS).catch((error) => {
+    throw new SetupError(`DATA_DIR: ${error.message}`);
+  });
+  if (holder !== undefined)
+    throw new SetupError(`Sluice already runs in this folder (process ${holder}); stop it first`);
   locked = true;
+}
+
+async function startAll() {
+  await lockFolder();
   await prepare();
   const settings = await checkSettings();
   watcher = startWatcher(drainMs);
@@ -278,9 +299,7 @@ async function startAll() {
   let adminUrl = '';
   const ready = [
     keepApp('gateway', ({ port, adminPort }) => {
-      // A gateway that is restarted takes the same ports, also if they were chosen for it.
-      process.env.PORT = String(port);
-      process.env.ADMIN_PORT = String(adminPort);
+      keepPorts({ port, adminPort });
       url = urlOf(process.env.TLS_CERT ? 'https' : 'http', process.env.HOST || 'localhost', port);
       adminUrl = urlOf('http', process.env.ADMIN_HOST || '127.0.0.1', adminPort);
       writeRuntime(url, adminUrl);

@@ -8,7 +8,8 @@ try {
   ensureRedisServer();
   const nodeOptions = `${process.env.NODE_OPTIONS ?? ''} --experimental-vm-modules --no-warnings=ExperimentalWarning`;
   run(process.execPath, ['node_modules/jest/bin/jest.js', ...process.argv.slice(2)], {
-    env: { ...process.env, NODE_OPTIONS: nodeOptions.trim() },
+    ...process.env,
+    NODE_OPTIONS: nodeOptions.trim(),
   });
 } catch (error) {
   if (!(error instanceof SetupError)) throw error;

@@ -1,7 +1,7 @@
 // Ends the registered processes after its parent has died: see startWatcher in redis.mjs.
 import { createInterface } from 'node:readline';
 import { setTimeout as delay } from 'node:timers/promises';
-import { isRunning } from './redis.mjs';
+import { isRunning } from './lock.mjs';
 
 /** Apps drain by themselves when their parent is gone; after this time they are killed. */
 const drainMs = Number(process.argv[2]);

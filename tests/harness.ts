@@ -19,7 +19,8 @@ import {
   settingsSchema,
 } from '@sluice/shared';
 import type { Redis } from 'ioredis';
-import { isRunning, startRedis, startWatcher, stopRedis } from '../scripts/redis.mjs';
+import { isRunning } from '../scripts/lock.mjs';
+import { startRedis, startWatcher, stopRedis } from '../scripts/redis.mjs';
 import { appFile, NODE_FLAGS } from '../scripts/setup.mjs';
 
 export const root = fileURLToPath(new URL('../', import.meta.url));
