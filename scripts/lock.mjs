@@ -1,15 +1,6 @@
 // Locks between the processes of a machine. Node built-ins only: this runs before anything is installed.
 import { spawnSync } from 'node:child_process';
-import {
-  existsSync,
-  linkSync,
-  mkdirSync,
-  readFileSync,
-  rmdirSync,
-  rmSync,
-  statSync,
-  writeFileSync,
-} from 'node:fs';
+import { linkSync, mkdirSync, readFileSync, rmdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 
@@ -32,11 +23,15 @@ export async function lock(lockFile, commands) {
   try {
     while (!tryTo(() => linkSync(ownFile, lockFile))) {
       if (tryTo(() => mkdirSync(guard))) {
-        const holder = existsSync(lockFile) ? Number(readFileSync(lockFile, 'utf8')) : 0;
-        const held = holder !== process.pid && commands.some((command) => isRunning(holder, command));
-        if (!held) rmSync(lockFile, { force: true });
-        rmdirSync(guard);
-        if (held) return holder;
+        try {
+          const holder = readHolder(lockFile);
+          if (holder === undefined) continue;
+          if (holder !== process.pid && commands.some((command) => isRunning(holder, command))) return holder;
+          // It may have been released meanwhile, and then be the lock of another process.
+          if (readHolder(lockFile) === holder) rmSync(lockFile, { force: true });
+        } finally {
+          rmdirSync(guard);
+        }
       } else if (Date.now() - statSync(guard, { throwIfNoEntry: false })?.mtimeMs > GUARD_MS) {
         tryTo(() => rmdirSync(guard)); // Its owner has died while it held the guard.
       } else await delay(50);
@@ -53,7 +48,7 @@ export async function lock(lockFile, commands) {
  */
 export function isRunning(pid, word = '') {
   if (process.platform !== 'linux') {
-    const { status, stdout } = spawnSync('ps', ['-o', 'stat=,command=', '-p', String(pid)], {
+    const { status, stdout } = spawnSync('ps', ['-ww', '-o', 'stat=,command=', '-p', String(pid)], {
       encoding: 'utf8',
     });
     return status === 0 && !stdout.trimStart().startsWith('Z') && stdout.includes(word);
@@ -64,6 +59,15 @@ export function isRunning(pid, word = '') {
   } catch {
     return false; // No such process.
   }
+}
+
+/** The process id in a lock file; undefined if there is no lock. */
+function readHolder(lockFile) {
+  let text;
+  tryTo(() => {
+    text = readFileSync(lockFile, 'utf8');
+  });
+  return text === undefined ? undefined : Number(text);
 }
 
 /** Runs an action; returns false if it fails because the file exists, or does not exist any more. */

@@ -37,7 +37,9 @@ const INSTALLED_LOCK = 'node_modules/.package-lock.json';
 /** Held by the process that installs and builds for the first time. */
 const LOCK_FILE = join(root, '.sluice/setup.pid');
 /** What the command lines of such processes contain. */
-const SETUP_COMMANDS = ['scripts/'];
+const SETUP_COMMANDS = ['start', 'sluice', 'test', 'bench', 'soak', 'pack', 'pictures'].map(
+  (name) => `${name}.mjs`,
+);
 const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'];
 
 /** A problem that the user can fix; it is printed as one line. */
@@ -77,24 +79,26 @@ function isInstalled() {
 }
 
 /**
- * Runs a command of the setup and shows its output on standard error. When this process ends, the command is killed:
- * `npm ci` would go on without us, and the next setup begins anew. Throws SetupError if it fails.
+ * Runs a command of the setup and shows its output on standard error. When this process exits, also by Ctrl-C, the command is
+ * killed: `npm ci` would continue for minutes, and disturb the next setup, which starts again. Throws SetupError if it fails.
  */
 async function setUp(command, args) {
-  const stdio = ['ignore', process.stderr, process.stderr];
-  // In its own process group, so that its children are killed with it.
-  const child = spawn(command, args, { cwd: root, stdio, detached: true });
+  let child;
   const kill = () => {
     try {
       process.kill(-child.pid, 'SIGKILL');
     } catch {
-      // It has ended.
+      // It has not started, or has ended.
     }
   };
   const onSignal = (signal) => process.exit(128 + constants.signals[signal]);
-  process.on('exit', kill);
+  // Before the lock is released.
+  process.prependListener('exit', kill);
   for (const name of SIGNALS) process.on(name, onSignal);
   try {
+    const stdio = ['ignore', process.stderr, process.stderr];
+    // In its own process group, so that its children are killed with it.
+    child = spawn(command, args, { cwd: root, stdio, detached: true });
     const [status, signal] = await once(child, 'exit');
     if (status !== 0) throw new Error(signal ?? `exit ${status}`);
   } catch (error) {
@@ -105,12 +109,15 @@ async function setUp(command, args) {
   }
 }
 
-/** Waits until no other process installs, and then keeps them from it. */
+/** Waits until no other process installs, and takes the lock. */
 async function lockSetup() {
   for (let isFirst = true; ; isFirst = false) {
-    const holder = await lock(LOCK_FILE, SETUP_COMMANDS);
+    const holder = await lock(LOCK_FILE, SETUP_COMMANDS).catch((error) => {
+      throw new SetupError(`Cannot install here: ${error.message}`);
+    });
     if (holder === undefined) return;
-    if (isFirst) say(`Waiting until another command (process ${holder}) has installed and built`);
+    if (isFirst)
+      say(`Waiting until process ${holder} has installed and built. If it does not, delete ${LOCK_FILE}`);
     await delay(500);
   }
 }

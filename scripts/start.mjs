@@ -233,7 +233,8 @@ async function stop(code) {
 /** The first signal drains; a second one ends the apps at once. */
 function onSignal(signal) {
   if (!stopping) {
-    say(`${signal}: finishing the requests in flight; send it again to stop at once`);
+    const hasWork = running.size > 0;
+    say(hasWork ? `${signal}: finishing the requests in flight; send it again to stop at once` : signal);
     void stop(0);
     return;
   }

@@ -314,7 +314,7 @@ test('the chunks of a killed worker run again within 10 s', async () => {
 test('a chunk that is already stored does not run again', async () => {
   const runs = join(rig.folder, 'runs');
   writeFileSync(runs, '');
-  await rig.worker({ MICRO_BATCH_TEXTS: '8' }, faultyWorkerMain);
+  await rig.worker({ MODEL_PROCESSES: '1', MICRO_BATCH_TEXTS: '8' }, faultyWorkerMain);
   const { body } = await submit(Array.from({ length: 96 }, (_, i) => `«slow:300» number ${i}`));
   const stored = () => rig.redis.hkeys(`{sluice}:job:${body.job_id}:results`);
   await until('a chunk is stored', async () => (await stored()).length > 0);

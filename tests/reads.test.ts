@@ -98,7 +98,7 @@ test('streams that are closed while a connection to Redis hangs make room', asyn
   const proxy = new FaultyProxy(Number(new URL(rig.redisUrl).port));
   try {
     const REDIS_URL = `redis://127.0.0.1:${await proxy.start()}`;
-    const { url: proxied } = await rig.gateway({ ...env, REDIS_URL });
+    const { url: proxied, app } = await rig.gateway({ ...env, REDIS_URL });
     const id = await submit(['fine']);
     const streams = [await open(id, proxied), await open(id, proxied)];
     expect(streams.map(({ status }) => status)).toEqual([200, 200]);
@@ -108,6 +108,7 @@ test('streams that are closed while a connection to Redis hangs make room', asyn
     for (const { close } of streams) close();
     // Without their ends they would count for 30 s.
     await until('there is room', async () => (await counted()) === 0, 20_000);
+    await app.stop();
   } finally {
     proxy.close();
   }

@@ -111,6 +111,22 @@ test('the Dockerfile copies the manifest of every workspace before it installs',
   for (const folder of workspaces) expect(beforeInstall).toContain(`COPY ${folder}/package.json ${folder}/`);
 });
 
+test('the build context of the image has what the Dockerfile copies, and the scripts have what they import', () => {
+  const copied = [...read('Dockerfile').matchAll(/^COPY (?!--from)(.+) \S+$/gm)].flatMap(([, paths = '']) =>
+    paths.split(' '),
+  );
+  expect(copied.length).toBeGreaterThan(10);
+  const kept = [...read('.dockerignore').matchAll(/^!(.+)$/gm)].map(([, path]) => path ?? '');
+  for (const path of copied)
+    expect([path, kept.some((entry) => path === entry || path.startsWith(`${entry}/`))]).toEqual([
+      path,
+      true,
+    ]);
+  for (const script of copied.filter((path) => path.endsWith('.mjs') && !path.endsWith('/bundle.mjs')))
+    for (const [, module] of read(script).matchAll(/^import .* from '\.\/(.+)';$/gm))
+      expect(copied).toContain(`scripts/${module}`);
+});
+
 test('docs/configuration.md matches the schema', () => {
   const rows = settingDocs().map(
     (row) =>

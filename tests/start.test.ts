@@ -224,12 +224,16 @@ test('of several starts that find the lock of a dead process, exactly one succee
   expect(all.map(({ child }) => child.exitCode).sort()).toEqual([1, 1, 1, null]);
 });
 
-test('npm run sluice finds the Redis of a running start', async () => {
+test('npm run sluice finds the Redis of a running start, and files where the user is', async () => {
   const { key } = await curl(start());
-  const cli = join(root, 'scripts/sluice.mjs');
-  const list = new App(process.execPath, [cli, 'keys', 'list', '--json'], { DATA_DIR: folder });
+  const env = { DATA_DIR: folder, npm_lifecycle_event: 'sluice', INIT_CWD: folder };
+  const sluice = (...args: string[]) =>
+    new App(process.execPath, [join(root, 'scripts/sluice.mjs'), ...args], env);
+  const list = sluice('keys', 'list', '--json');
   expect(await list.exit()).toBe(0);
   expect(JSON.parse(list.output)).toMatchObject([{ key_id: key.split('_')[1], status: 'live' }]);
+  expect(await sluice('keys', 'export', '--output', 'keys.json').exit()).toBe(0);
+  expect(readFileSync(join(folder, 'keys.json'), 'utf8')).toContain(key.split('_')[1]);
 });
 
 test('a gateway alone starts in a new folder, and an empty token file is replaced', async () => {
@@ -246,6 +250,11 @@ test('a gateway alone starts in a new folder, and an empty token file is replace
   await until('it is ready', () => more.output.includes('The gateway is ready'), 20_000);
   expect(statSync(join(other, 'admin-token')).mode & 0o777).toBe(0o600);
   expect((await request(`${url}/health`)).status).toBe(200);
+  // One that is restarted keeps its ports.
+  const listening = () => [...more.output.matchAll(/"pid":(\d+).*"port":(\d+).*Gateway listening/g)];
+  process.kill(Number(listening()[0]?.[1]), 'SIGKILL');
+  await until('it is restarted', () => listening().length === 2);
+  expect(listening()[1]?.[2]).toBe(listening()[0]?.[2]);
   await started[0]?.stop();
   await more.stop();
 

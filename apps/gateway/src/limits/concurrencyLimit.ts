@@ -42,7 +42,7 @@ export class ConcurrencyLimit {
     const id = randomUUID();
     const begun = await this.#set(name, id, EXPIRES_AFTER_MS).catch((error: unknown) => {
       if (isStorageFull(error)) return 1;
-      // Redis may have counted it all the same.
+      // Redis may have counted it although its answer was lost.
       void this.#end(name, id);
       throw error;
     });
@@ -54,7 +54,7 @@ export class ConcurrencyLimit {
     };
   }
 
-  /** Ends an activity. An end that is lost, as when a connection breaks, would count it until it expires. */
+  /** Ends an activity, also if Redis is away now: without its end it would count until it expires. */
   async #end(name: string, id: string): Promise<void> {
     const untilMs = performance.now() + EXPIRES_AFTER_MS;
     while (!(await this.#update(name, id, 0)) && performance.now() < untilMs)
