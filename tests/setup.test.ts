@@ -22,13 +22,17 @@ const sluice = () =>
   });
 
 test('of two first setups one waits for the other', async () => {
-  npm('echo begin >> log; sleep 1; echo end >> log; exit 3');
-  const commands = [sluice(), sluice()];
-  expect(await Promise.all(commands.map((command) => command.exit()))).toEqual([1, 1]);
+  npm('echo begin >> log; until [ -e go ]; do sleep 0.1; done; echo end >> log; exit 3');
+  const first = sluice();
+  await until('npm runs', () => log() === 'begin\n');
+  const second = sluice();
+  await until('the second one waits', () => second.output.includes(`Waiting until process ${first.pid} has`));
+  writeFileSync(join(folder, 'go'), '');
+  for (const command of [first, second]) {
+    expect(await command.exit()).toBe(1);
+    expect(command.output).toContain('✗ npm ci --include=dev failed (exit 3)');
+  }
   expect(log()).toBe('begin\nend\nbegin\nend\n');
-  const waited = commands.filter(({ output }) => output.includes('Waiting until process'));
-  expect(waited).toHaveLength(1);
-  for (const { output } of commands) expect(output).toContain('✗ npm ci --include=dev failed (exit 3)');
 });
 
 test.each(['SIGINT', 'SIGTERM'] as const)('%s ends the setup with all its processes', async (signal) => {
